@@ -1,0 +1,1 @@
+"""Networks: the transformer of the SANA family, the deep-compression autoencoder and the heads."""

@@ -1,0 +1,119 @@
+"""Who sees whom in time: one description that serves training, the causal forward and the stream.
+
+A forward pass holds F frames. The first ones are *writers*: they enter the memory, chunk after chunk, and later frames
+read them. The others are *readers*: each reader chunk reads the memory as it stood after a given number of writer
+frames, and itself, and leaves no trace. Three situations are the same thing with other numbers:
+
+==========================  =============================  =====================================
+situation                   writers                        readers
+==========================  =============================  =====================================
+causal forward, commit      all frames                     none
+denoising in a stream       none (memory is the state)     the chunk being denoised
+training (two streams)      the clean frames               noisy chunk k, after the writers of chunks < k
+==========================  =============================  =====================================
+
+Frames of one chunk see each other in both directions; chunks are causal.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FrameLayout:
+    """Index tables over F frames, writers first.
+
+    Attributes:
+        offset: (F,) int64, time of each frame relative to the first frame after the state.
+        chunk_start: (F,) int64, offset of the first frame of f's chunk.
+        before: (F, F) bool, ``before[f, j]``: frame j has been absorbed when frame f arrives (forward direction).
+        after: (F, F) bool, frame j follows f inside f's own chunk (backward direction).
+        num_writers: the first so many frames enter the memory.
+        bidirectional: some chunk has more than one frame, so that ``after`` is not empty.
+        independent: no frame reads another one (the stream's usual case: one reader, or one writer).
+    """
+
+    offset: Tensor
+    chunk_start: Tensor
+    before: Tensor
+    after: Tensor
+    num_writers: int
+    bidirectional: bool
+    independent: bool
+
+    @lru_cache(maxsize=256)  # noqa: B019 - layouts are few and live as long as the process (see frame_layout)
+    def neighbour(self, distance: int, tail: int, device: torch.device) -> Tensor:
+        """(F,) index of the frame ``distance`` steps later (negative: earlier) into [tail | F frames | one zero frame].
+
+        The tail holds the last ``tail`` frames of the state, oldest first. Earlier frames are looked up along f's path
+        (``before``), later ones inside f's chunk (``after``); where there is none the zero frame is meant.
+        """
+        num_frames = len(self.offset)
+        table = self.before if distance < 0 else self.after
+        index = []
+        for f in range(num_frames):
+            wanted = int(self.offset[f]) + distance
+            found = [j for j in range(num_frames) if table[f, j] and self.offset[j] == wanted]
+            if found:
+                index.append(tail + found[0])
+            else:
+                in_tail = distance < 0 and -tail <= wanted < 0
+                index.append(tail + wanted if in_tail else tail + num_frames)
+        return torch.tensor(index, device=device)
+
+    @lru_cache(maxsize=64)  # noqa: B019
+    def on(self, device: torch.device) -> "FrameLayout":
+        """The same layout with its tensors on ``device``."""
+        tensors = {name: getattr(self, name).to(device) for name in ("offset", "chunk_start", "before", "after")}
+        return replace(self, **tensors)
+
+
+@lru_cache(maxsize=64)
+def frame_layout(write_chunks: tuple[int, ...], read_chunks: tuple[tuple[int, int], ...] = ()) -> FrameLayout:
+    """Build a layout.
+
+    Args:
+        write_chunks: sizes of the writer chunks, in order.
+        read_chunks: ``(size, writers_before)`` of each reader chunk: it reads the state plus the first
+            ``writers_before`` writer frames.
+    """
+    chunks, start = [], 0  # (offset of first frame, size, number of writers seen before the chunk)
+    for size in write_chunks:
+        chunks.append((start, size, start))
+        start += size
+    num_writers = start
+    for size, seen in read_chunks:
+        if not 0 <= seen <= num_writers:
+            raise ValueError(f"a reader chunk follows {seen} writer frames, but there are {num_writers}")
+        chunks.append((seen, size, seen))
+    num_frames = sum(size for _, size, _ in chunks)
+    offset = torch.zeros(num_frames, dtype=torch.int64)
+    chunk_start = torch.zeros(num_frames, dtype=torch.int64)
+    before = torch.zeros(num_frames, num_frames, dtype=torch.bool)
+    after = torch.zeros(num_frames, num_frames, dtype=torch.bool)
+    f = 0
+    for first, size, seen in chunks:
+        for i in range(size):
+            offset[f + i], chunk_start[f + i] = first + i, first
+            before[f + i, :seen] = True
+            before[f + i, f : f + i] = True
+            after[f + i, f + i + 1 : f + size] = True
+        f += size
+    bidirectional = bool(after.any())
+    independent = not bidirectional and not bool(before.any())
+    return FrameLayout(offset, chunk_start, before, after, num_writers, bidirectional, independent)
+
+
+def chunks_of(num_frames: int, chunk_size: int, first_chunk_plus_one: bool = False) -> tuple[int, ...]:
+    """Partition ``num_frames`` into chunks; the last one may be short, the first one may be longer by one."""
+    sizes, left = [], num_frames
+    if first_chunk_plus_one and left:
+        sizes.append(min(left, chunk_size + 1))
+        left -= sizes[-1]
+    while left:
+        sizes.append(min(left, chunk_size))
+        left -= sizes[-1]
+    return tuple(sizes)
