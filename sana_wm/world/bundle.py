@@ -1,0 +1,119 @@
+"""Bundles: the folder that a world is saved in. Safetensors and json only; written whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sana_wm.world.config import WorldConfig
+from sana_wm.world.starts import Starts
+
+PARTS = ("transformer", "tokenizer", "heads")
+SHIPPED = Path(__file__).resolve().parent.parent / "worlds"
+
+
+def shipped_worlds() -> list[str]:
+    """Names of the worlds that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+
+
+def locate(name_dir_or_repo: str | os.PathLike) -> Path:
+    """A bundle's folder: a path, the name of a shipped world, or a hub repository.
+
+    Raises:
+        ValueError: there is no such world.
+    """
+    path = Path(name_dir_or_repo)
+    if (path / "config.json").is_file():
+        return path
+    name = str(name_dir_or_repo)
+    if (SHIPPED / name / "config.json").is_file() and "/" not in name:
+        return SHIPPED / name
+    known = f"shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
+    if path.exists():
+        raise ValueError(f"{path} has no config.json: expected a folder that WorldModel.save_pretrained wrote; {known}")
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise ValueError(
+                f"world {name!r} is not a folder here and could not be fetched from the hub ({error}); {known}"
+            ) from error
+    raise ValueError(f"unknown world {name!r}: not a folder, not a shipped world; {known}")
+
+
+def read_config(folder: Path) -> WorldConfig:
+    try:
+        return WorldConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    except (OSError, json.JSONDecodeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path}: missing; a bundle holds {', '.join(f'{p}.safetensors' for p in PARTS)}, starts.safetensors"
+        ) from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); fetch or save the world again") from error
+
+
+def load_part(module: nn.Module, path: Path) -> None:
+    """Weights into a module, every missing, extra or misshapen tensor named.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    found = _tensors(path)
+    wanted = module.state_dict()
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    if problems:
+        raise ValueError(f"{path} does not fit config.json: {'; '.join(problems)}")
+    module.load_state_dict(found)
+
+
+def load_starts(folder: Path) -> Starts:
+    tensors = _tensors(folder / "starts.safetensors")
+    if set(tensors) != {"frames", "actions"}:
+        raise ValueError(f"{folder / 'starts.safetensors'} holds {sorted(tensors)}, expected actions and frames")
+    return Starts(tensors["frames"].numpy(), tensors["actions"].numpy())
+
+
+def save_bundle(folder: Path, config: WorldConfig, parts: dict[str, nn.Module], starts: Starts, card: str) -> None:
+    """Write beside the target and swap it in; an existing bundle is replaced only by a complete one."""
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    for name, module in parts.items():
+        tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
+        save_file(tensors, partial / f"{name}.safetensors")
+    frames, actions = (np.ascontiguousarray(array) for array in (starts.frames, starts.actions))
+    save_file(
+        {"frames": torch.from_numpy(frames), "actions": torch.from_numpy(actions)}, partial / "starts.safetensors"
+    )
+    (partial / "card.md").write_text(card)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,227 @@
+"""WorldModel: begin from frames, step with actions, read what happened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, euler_step, sigma_grid, start_point
+from sana_wm.models.heads import Heads
+from sana_wm.models.transformer import SanaTransformer
+from sana_wm.world.action_codec import as_action_tensor
+from sana_wm.world.bundle import load_part, load_starts, locate, read_config, save_bundle
+from sana_wm.world.config import WorldConfig
+from sana_wm.world.noise import lane_noise
+from sana_wm.world.starts import Starts
+from sana_wm.world.tokenizer import FrameTokenizer
+from sana_wm.world.world_state import WorldState
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a world says about one step of B lanes, or about H steps (axis after B).
+
+    Attributes:
+        latents: (B, C, h, w) or (B, H, C, h, w).
+        reward: (B,) or (B, H). terminated, success: probabilities, same shape. proprio: (..., P), dataset units.
+        uncertainty: None until a world offers it. Fields that a world has no head for are None.
+    """
+
+    latents: Tensor
+    reward: Tensor | None = None
+    terminated: Tensor | None = None
+    success: Tensor | None = None
+    proprio: Tensor | None = None
+    uncertainty: Tensor | None = None
+
+
+class WorldModel:
+    """A trained world.
+
+    ``state = world.begin(frames, actions, seeds=[...])``, then ``state, prediction = world.step(state, actions)``. A
+    state is a value: keep it, fork it (``state.repeat(n)``), go back to it.
+    """
+
+    def __init__(
+        self,
+        config: WorldConfig,
+        transformer: SanaTransformer,
+        tokenizer: FrameTokenizer,
+        heads: Heads,
+        starts: Starts,
+        card: str = "",
+    ):
+        self.config, self.codec, self.starts, self.card = config, config.codec, starts, card
+        self.transformer = transformer.eval().requires_grad_(False)
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        self.heads = heads.eval().requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, name_dir_or_repo: str | os.PathLike, device: Any = None) -> WorldModel:
+        """Load a bundle: a folder, the name of a shipped world, or a hub repository.
+
+        Raises:
+            ValueError: unknown world, or files that are missing, damaged or do not fit each other.
+        """
+        folder = locate(name_dir_or_repo)
+        config = read_config(folder)
+        transformer = SanaTransformer(config.transformer)
+        tokenizer = FrameTokenizer(config.tokenizer, config.resolution)
+        heads = Heads(config.heads)
+        for name, module in (("transformer", transformer), ("tokenizer", tokenizer), ("heads", heads)):
+            load_part(module, folder / f"{name}.safetensors")
+        card = folder / "card.md"
+        world = cls(
+            config, transformer, tokenizer, heads, load_starts(folder), card.read_text() if card.is_file() else ""
+        )
+        return world.to(device) if device is not None else world
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the bundle, whole or not at all."""
+        parts = {"transformer": self.transformer, "tokenizer": self.tokenizer, "heads": self.heads}
+        save_bundle(Path(folder), self.config, parts, self.starts, self.card)
+
+    def to(self, device: Any) -> WorldModel:
+        """Move the networks, in place; "auto" takes CUDA where there is one."""
+        if str(device) == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        for module in (self.transformer, self.tokenizer, self.heads):
+            module.to(device)
+        self.tokenizer.to(memory_format=torch.channels_last)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.device
+
+    @torch.inference_mode()
+    def encode(self, frames: np.ndarray | Tensor) -> Tensor:
+        """uint8 (B, T, H, W, 3) -> latents (B, T, C, h, w)."""
+        frames = torch.as_tensor(frames)
+        if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+            raise ValueError(
+                f"frames are {frames.dtype} of shape {tuple(frames.shape)}, expected uint8 (B, T, H, W, 3)"
+            )
+        return self.tokenizer.encode(frames.to(self.device))
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """latents (..., C, h, w) -> uint8 (..., H, W, 3)."""
+        return self.tokenizer.decode(latents.to(self.device))
+
+    @torch.inference_mode()
+    def read(self, latents: Tensor) -> Prediction:
+        """The heads alone, on given latents (..., C, h, w)."""
+        latents = latents.to(self.device)
+        out, c = self.heads(latents), self.config.heads
+        return Prediction(
+            latents,
+            out["reward"] if c.reward else None,
+            out["terminated"].sigmoid() if c.terminated else None,
+            out["success"].sigmoid() if c.success else None,
+            out["proprio"] * self.heads.proprio_std + self.heads.proprio_mean if c.proprio_dim else None,
+        )
+
+    @torch.inference_mode()
+    def begin(
+        self,
+        frames: np.ndarray | Tensor,
+        actions: np.ndarray | Tensor | None = None,
+        prompt: str | None = None,
+        seeds: Sequence[int] | Tensor | None = None,
+    ) -> WorldState:
+        """Lanes that have seen their context frames.
+
+        Args:
+            frames: uint8 (B, T, H, W, 3). actions: (B, T - 1, A) in dataset units, number k leads from k to k + 1;
+                may be left out for a single frame. prompt: worlds without a text encoder take none.
+            seeds: (B,) int64, one per lane; default 0, 1, ...
+        Raises:
+            ValueError: shapes, units or a prompt that the world cannot take.
+        """
+        if prompt is not None:
+            raise ValueError("this world was trained without text: leave prompt out")
+        latents = self.encode(frames).transpose(1, 2)  # B C T h w
+        lanes, count = latents.shape[0], latents.shape[2]
+        if count < 1:
+            raise ValueError("begin needs at least one frame per lane")
+        seeds = torch.arange(lanes) if seeds is None else torch.as_tensor(seeds, dtype=torch.int64)
+        if seeds.shape != (lanes,):
+            raise ValueError(f"seeds have shape {tuple(seeds.shape)}, expected ({lanes},): one per lane")
+        led_by = torch.zeros(lanes, count, self.codec.width, device=self.device)
+        if count > 1:
+            expected = (lanes, count - 1, self.codec.width)
+            got = None if actions is None else tuple(np.shape(actions))
+            if got != expected:
+                raise ValueError(f"actions have shape {got}, expected {expected}: one between any two context frames")
+            led_by[:, 1:] = self.codec.normalise(as_action_tensor(self.codec.check(actions), self.device))
+        before = torch.cat([torch.zeros_like(latents[:, :, :1]), latents[:, :, :-1]], dim=2)
+        still = torch.zeros(lanes, count, device=self.device)
+        out = self.transformer(latents, still, actions=led_by, source=before, commit=True)
+        return WorldState(out.state, latents[:, :, -1], seeds.to(self.device))
+
+    def step(self, state: WorldState, actions: np.ndarray | Tensor) -> tuple[WorldState, Prediction]:
+        """One step of every lane in one batch. actions: (B, A) in dataset units.
+
+        Raises:
+            ValueError: bad actions, or a state of another world.
+        """
+        state = self._own(state)
+        if tuple(np.shape(actions)) != (state.num_lanes, self.codec.width):
+            raise ValueError(
+                f"actions have shape {tuple(np.shape(actions))}, expected {(state.num_lanes, self.codec.width)}"
+            )
+        checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
+        state = self._advance(state, self.codec.normalise(as_action_tensor(checked, self.device)))
+        return state, self.read(state.latent)
+
+    def rollout(self, state: WorldState, actions: np.ndarray | Tensor) -> Prediction:
+        """Imagine H steps without decoding. actions: (B, H, A) in dataset units -> Prediction over H."""
+        state = self._own(state)
+        shape = tuple(np.shape(actions))
+        if len(shape) != 3 or shape[0] != state.num_lanes or shape[2] != self.codec.width:
+            raise ValueError(f"actions have shape {shape}, expected ({state.num_lanes}, H, {self.codec.width})")
+        checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
+        led_by = self.codec.normalise(as_action_tensor(checked, self.device))
+        latents = []
+        for k in range(shape[1]):
+            state = self._advance(state, led_by[:, k], last=k == shape[1] - 1)
+            latents.append(state.latent)
+        return self.read(torch.stack(latents, dim=1))
+
+    @torch.inference_mode()
+    def _advance(self, state: WorldState, actions: Tensor, last: bool = False) -> WorldState:
+        """Denoise the next frame of every lane against the memory, then commit it (not needed after the last one)."""
+        flow: FlowConfig = self.config.flow
+        previous = state.latent[:, :, None]
+        noise = lane_noise(state.seeds, state.frame, 0, tuple(state.latent.shape[1:]))[:, :, None]
+        x = start_point(flow, previous, noise)
+        sigmas = sigma_grid(flow.steps, flow.shift, self.device)
+        led_by = actions[:, None]
+        for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+            time = (sigma * TIMESTEPS).expand(state.num_lanes)
+            out = self.transformer(x, time, actions=led_by, source=previous, state=state.stream)
+            x = euler_step(x, out.velocity, sigma, following)
+        if last:
+            return WorldState(state.stream, x[:, :, 0], state.seeds)
+        still = torch.zeros(state.num_lanes, device=self.device)
+        out = self.transformer(x, still, actions=led_by, source=previous, state=state.stream, commit=True)
+        return WorldState(out.state, x[:, :, 0], state.seeds)
+
+    def _own(self, state: WorldState) -> WorldState:
+        """The state on this world's device; refuses a state of another world."""
+        empty = self.transformer.initial_state(0)
+        shapes = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in state.stream.blocks]
+        expected = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in empty.blocks]
+        if shapes != expected:
+            raise ValueError(
+                "this state belongs to another world: its memory has other shapes; begin() makes a fitting one"
+            )
+        return state.to(self.device) if state.seeds.device != self.device else state
