@@ -1,0 +1,1 @@
+"""Hydra configuration groups (installs as `sana_wm.configs`)."""

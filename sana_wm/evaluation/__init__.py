@@ -1,0 +1,126 @@
+"""Measures a world: fidelity, physics, action following, planning and speed, each with a baseline and an interval."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sana_wm.data.splits import split_episodes
+from sana_wm.evaluation.fidelity import action_shuffle_ratio, fidelity
+from sana_wm.evaluation.speed import speed
+from sana_wm.evaluation.windows import cut_windows, imagine, reconstruct
+
+if TYPE_CHECKING:
+    from sana_wm.data import LeRobotDataset
+    from sana_wm.evaluation.planning import PlanningConfig
+    from sana_wm.world import WorldModel
+
+PARTS = ("fidelity", "physics", "action_shuffle", "planning", "speed")
+
+
+def evaluate(
+    world: "WorldModel",
+    dataset: "LeRobotDataset",
+    simulator: bool | None = None,
+    *,
+    episodes: Sequence[int] | None = None,
+    parts: Sequence[str] = PARTS,
+    quick: bool = False,
+    windows: int = 200,
+    pairs: int = 200,
+    horizon: int = 25,
+    camera: str | None = None,
+    planning: "PlanningConfig | None" = None,
+    lanes: int = 64,
+    workers: int = 0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    show_progress: bool = False,
+) -> dict:
+    """Measure a world on held-out episodes of a dataset.
+
+    Args:
+        simulator: whether to measure against PushT's simulator (`physics`, `planning`); by default whether the dataset
+            recorded its states. Needs the `sim` extra.
+        episodes: indices of held-out episodes; the test split of `split_episodes` by default.
+        parts: what to measure, among `PARTS`.
+        quick: a few windows and pairs, for a look rather than a claim: at most 24 windows and 8 pairs.
+        windows: start moments for open-loop prediction over `horizon` steps.
+        pairs: start-goal pairs for planning.
+        camera: the dataset's camera; by default its first.
+        planning: planner, cost and budget.
+        lanes: windows imagined in one batch.
+        workers: processes for planning on the true simulator.
+        out: folder for `evaluation.json` and `film.png`.
+        show_progress: progress bars on stderr.
+
+    Returns:
+        One JSON-able dict with an entry for every part; see the functions of this package for their content.
+
+    Raises:
+        ValueError: for unknown parts, or a dataset that does not fit the world.
+    """
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown:
+        raise ValueError(f"unknown parts {unknown}; choose among {PARTS}")
+    recorded = "observation.sim_state" in dataset.features
+    if simulator and not recorded:
+        raise ValueError("simulator=True, but the dataset has no 'observation.sim_state' to compare with")
+    simulator = recorded if simulator is None else simulator
+    if quick:
+        windows, pairs = min(windows, 24), min(pairs, 8)
+    episodes = split_episodes(dataset.num_episodes)["test"] if episodes is None else episodes
+    context, began = world.config.context, time.time()
+    result: dict = {"windows": windows, "horizon": horizon, "quick": quick}
+
+    if {"fidelity", "physics", "action_shuffle"} & set(parts):
+        cut = cut_windows(
+            dataset,
+            episodes,
+            count=windows,
+            context=context,
+            horizon=horizon,
+            camera=camera or dataset.cameras[0],
+            seed=seed,
+            show_progress=show_progress,
+        )
+        if cut.frames.shape[2:4] != tuple(world.config.resolution):
+            raise ValueError(
+                f"the dataset's frames are {cut.frames.shape[2:4]}, the world's are {tuple(world.config.resolution)}"
+            )
+        imagined = imagine(world, cut, lanes=lanes, show_progress=show_progress)
+        reconstructed = reconstruct(world, cut.future, lanes=lanes, show_progress=show_progress)
+        if "fidelity" in parts:
+            result["fidelity"] = fidelity(cut, imagined, reconstructed)
+        if "physics" in parts and simulator:
+            from sana_wm.evaluation.physics import physical_errors  # needs the `sim` extra
+
+            result["physics"] = physical_errors(cut, imagined, reconstructed)
+        if "action_shuffle" in parts:
+            shuffled = imagine(world, cut.shuffled, lanes=lanes, what="shuffled actions", show_progress=show_progress)
+            result["action_shuffle"] = action_shuffle_ratio(cut, imagined, shuffled, reconstructed)
+        if out is not None:
+            from sana_wm.evaluation.film import film_strip
+
+            title = f"Held-out episodes, {horizon} steps open loop"
+            film_strip(cut, imagined, title).save(_folder(out) / "film.png")
+    if "planning" in parts and simulator:
+        from sana_wm.evaluation.pairs import cut_pairs, recorded_trajectories
+        from sana_wm.evaluation.planning import PlanningConfig, planning_table
+
+        held_out = cut_pairs(recorded_trajectories(dataset, episodes), pairs, context=context, seed=seed)
+        result["planning"] = planning_table(
+            world, held_out, planning or PlanningConfig(), workers=workers, show_progress=show_progress
+        )
+    if "speed" in parts:
+        result["speed"] = speed(world, quick=quick, show_progress=show_progress)
+    result["seconds"] = round(time.time() - began, 1)
+    if out is not None:
+        (_folder(out) / "evaluation.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _folder(out: str | Path) -> Path:
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return Path(out)

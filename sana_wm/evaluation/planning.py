@@ -1,0 +1,224 @@
+"""Planning in PushT: how often a planner that imagines reaches a held-out goal in the real simulator.
+
+Every row of the table acts in the real simulator from exactly the recorded state. A pair counts as solved when at some
+step within the budget the block is within 20 px and 20 degrees of its goal (`block`), or the block and the agent
+(within 20 px) at the same step (`block_and_agent`).
+
+The cost is the same in the world and in the true simulator: root mean squared distance of the block's eight keypoints
+to those of the goal, plus a small weight times the agent's distance to its goal. The simulator row reads both from
+exact states (the privileged ceiling); the world row reads imagined ones from imagined latents, and the goal from the
+encoded goal *image*, never from its state.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sana_wm.agents.cem import CEM, CEMConfig
+from sana_wm.agents.mpc import MPCAgent
+from sana_wm.agents.objectives import LatentGoal, ProprioGoal, WeightedSum
+from sana_wm.agents.protocols import Objective
+from sana_wm.agents.simulator_dynamics import SimulatorDynamics, SimulatorState
+from sana_wm.envs.pusht import PushTEnv
+from sana_wm.envs.pusht_pose import proprio_of_states
+from sana_wm.evaluation.intervals import success_interval
+from sana_wm.evaluation.pairs import Pairs, agent_reached, block_reached
+from sana_wm.evaluation.progress import track
+
+if TYPE_CHECKING:
+    from sana_wm.world import WorldModel
+
+AGENT_COLUMNS, BLOCK_COLUMNS = [0, 1], list(range(2, 18))  # of a PushT world's proprioception
+
+
+@dataclass(frozen=True)
+class PlanningConfig:
+    """One planner and one cost for every row; tuned on the true simulator with validation pairs."""
+
+    search: CEMConfig = field(default_factory=CEMConfig)
+    agent_weight: float = 0.2  # of the agent's distance beside the block's
+    over_horizon: str = "last"  # when the cost looks: "last", "min" or "mean" over the planned steps
+    replan_every: int = 25
+    budget: int = 50  # environment steps
+    lanes: int = 1024  # rolled out at once; bounds memory
+
+    @property
+    def pairs_at_once(self) -> int:
+        return max(1, self.lanes // self.search.samples)
+
+
+def planning_config(settings: dict) -> PlanningConfig:
+    """Build it from the nested settings of configs/planner/cem.yaml."""
+    return PlanningConfig(**{**settings, "search": CEMConfig(**settings["search"])})
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened in the real simulator, and what the agent had planned."""
+
+    states: np.ndarray  # (N, budget, 10) after each step
+    seconds_per_plan: float | None = None
+    agents: tuple[MPCAgent, ...] = ()  # one per batch of pairs
+
+
+def pose_objective(goal_proprio: np.ndarray, config: PlanningConfig) -> Objective:
+    """The planning cost for goals (N, 18) in proprioceptive columns."""
+    return WeightedSum(
+        (1.0, ProprioGoal(goal_proprio, BLOCK_COLUMNS, over_horizon=config.over_horizon)),
+        (config.agent_weight, ProprioGoal(goal_proprio, AGENT_COLUMNS, over_horizon=config.over_horizon)),
+    )
+
+
+def run_actions(pairs: Pairs, actions: np.ndarray) -> Run:
+    """Play fixed actions (N, budget, 2)."""
+    env = PushTEnv()
+    return Run(np.stack([env.simulate(s, a) for s, a in zip(pairs.starts, actions, strict=True)]))
+
+
+def fixed_actions(pairs: Pairs, budget: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """The baselines that do not plan, each (N, budget, 2): stay, uniform random targets, and the recorded actions."""
+    space = PushTEnv().action_space
+    stay = np.clip(pairs.starts[:, :2], space.low, space.high)
+    replay = np.concatenate([pairs.recorded, np.repeat(pairs.recorded[:, -1:], budget, axis=1)], axis=1)
+    random = np.random.default_rng(seed).uniform(space.low, space.high, (len(pairs), budget, 2))
+    return {"zero_action": np.repeat(stay[:, None], budget, axis=1), "random": random, "replay": replay[:, :budget]}
+
+
+def run_in_simulator(pairs: Pairs, config: PlanningConfig, *, workers: int = 0, show_progress: bool = False) -> Run:
+    """CEM on the true simulator: the ceiling of every world at this sample budget."""
+    with SimulatorDynamics(PushTEnv, proprio_of_states, workers) as dynamics:
+
+        def make_agent(batch: Pairs, seeds: np.ndarray) -> MPCAgent:
+            return MPCAgent(
+                CEM(config.search, PushTEnv().action_space),
+                dynamics,
+                pose_objective(proprio_of_states(batch.goals), config),
+                begin=lambda states, _: SimulatorState(states[:, -1]),
+                origin=lambda state: state.states[:, :2],
+                replan_every=config.replan_every,
+                seeds=seeds,
+            )
+
+        return _run(pairs, config, make_agent, lambda state: state, "CEM, true simulator", show_progress)
+
+
+def run_in_world(world: "WorldModel", pairs: Pairs, config: PlanningConfig, *, show_progress: bool = False) -> Run:
+    """CEM in a world: plans from frames towards a goal frame, acts in the real simulator.
+
+    A world without proprioception plans by distance of latents instead.
+
+    Raises:
+        ValueError: if the world does not act in PushT's action space or has other proprioception than PushT's.
+    """
+    check_world(world)
+    context, size = world.config.context, world.config.resolution[0]
+    if pairs.states.shape[1] < context:
+        raise ValueError(f"the world needs {context} context frames; cut pairs with context={context}")
+
+    def make_agent(batch: Pairs, seeds: np.ndarray) -> MPCAgent:
+        goals = world.encode(frames_of_states(batch.goals, size)[:, None])[:, 0]
+        has_pose = bool(world.config.proprio_names)
+        objective = (
+            pose_objective(_numpy(world.read(goals).proprio), config)
+            if has_pose
+            else LatentGoal(goals, over_horizon=config.over_horizon)
+        )
+        return MPCAgent(
+            CEM(config.search, world.codec.action_space),
+            world,
+            objective,
+            begin=lambda frames, actions: world.begin(frames, actions, seeds=seeds),
+            context=context,
+            # Where the agent stands is read from the frame, like everything else.
+            origin=(lambda state: _numpy(world.read(state.latent).proprio)[:, AGENT_COLUMNS]) if has_pose else None,
+            replan_every=config.replan_every,
+            seeds=seeds,
+        )
+
+    camera = PushTEnv(observation_size=size)
+    return _run(pairs, config, make_agent, camera.set_state, "CEM, world", show_progress)
+
+
+def _run(
+    pairs: Pairs,
+    config: PlanningConfig,
+    make_agent: Callable[[Pairs, np.ndarray], MPCAgent],
+    look: Callable[[np.ndarray], np.ndarray],
+    what: str,
+    show_progress: bool,
+) -> Run:
+    env = PushTEnv()  # one is enough: it steps from the state it is given
+    states, agents, planning_seconds = [], [], 0.0
+    for first in track(range(0, len(pairs), config.pairs_at_once), what, show_progress):
+        batch = pairs[first : first + config.pairs_at_once]
+        agent = make_agent(batch, np.arange(first, first + len(batch)))
+        if batch.states.shape[1] > 1:
+            before = np.stack([[look(s) for s in history[:-1]] for history in batch.states])
+            agent.reset(before, batch.actions_before)
+        now, visited = batch.starts, []
+        for _ in range(config.budget):
+            seen = np.stack([look(s) for s in now])
+            began = time.perf_counter()
+            actions = agent.act(seen)
+            planning_seconds += time.perf_counter() - began
+            now = np.stack([env.simulate(s, a[None])[0] for s, a in zip(now, actions, strict=True)])
+            visited.append(now)
+        states.append(np.stack(visited, axis=1))
+        agents.append(agent)
+    plans = len(pairs) * len(agents[0].plans)
+    return Run(np.concatenate(states), planning_seconds / plans, tuple(agents))
+
+
+def success(run: Run, pairs: Pairs) -> dict[str, np.ndarray]:
+    """Which pairs (N,) a run solved."""
+    block = block_reached(run.states, pairs.goals[:, None])
+    both = block & agent_reached(run.states, pairs.goals[:, None])
+    return {"block": block.any(axis=1), "block_and_agent": both.any(axis=1)}
+
+
+def planning_table(
+    world: "WorldModel | None",
+    pairs: Pairs,
+    config: PlanningConfig,
+    *,
+    workers: int = 0,
+    show_progress: bool = False,
+) -> dict:
+    """Success rates with 95 % Wilson intervals of every row; `world=None` leaves the world's row out.
+
+    Returns:
+        {"config": ..., "rows": {name: {"block": rate, low, high, trials, "block_and_agent": ..., "seconds_per_plan"}}}
+    """
+    runs = {name: run_actions(pairs, actions) for name, actions in fixed_actions(pairs, config.budget).items()}
+    runs["cem_simulator"] = run_in_simulator(pairs, config, workers=workers, show_progress=show_progress)
+    if world is not None:
+        runs["cem_world"] = run_in_world(world, pairs, config, show_progress=show_progress)
+    rows = {}
+    for name, run in runs.items():
+        rows[name] = {kind: success_interval(solved) for kind, solved in success(run, pairs).items()}
+        rows[name]["seconds_per_plan"] = run.seconds_per_plan
+    return {"config": asdict(config), "rows": rows}
+
+
+def check_world(world: "WorldModel") -> None:
+    """Raise ValueError unless the world can be compared with PushT."""
+    space = PushTEnv().action_space
+    if world.codec.action_space.shape != space.shape:
+        raise ValueError(f"planning acts in PushT ({space}), but this world takes {world.codec.action_space}")
+    names = list(world.config.proprio_names or [])
+    expected = ["agent_x", "agent_y"] + [f"keypoint_{k}_{axis}" for k in range(8) for axis in "xy"]
+    if names and names != expected:
+        raise ValueError(f"planning in PushT needs the proprioception {expected}, this world has {names}")
+
+
+def frames_of_states(states: np.ndarray, size: int = 64) -> np.ndarray:
+    """Draw simulator states (N, 10) as the frames (N, size, size, 3) an agent sees."""
+    env = PushTEnv(observation_size=size)
+    return np.stack([env.set_state(state) for state in states])
+
+
+def _numpy(tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

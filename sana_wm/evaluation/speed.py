@@ -1,0 +1,57 @@
+"""How fast a world steps as an environment, and how large its state stays."""
+
+import time
+from typing import TYPE_CHECKING
+
+import gymnasium as gym
+import numpy as np
+
+from sana_wm.evaluation.progress import track
+
+if TYPE_CHECKING:
+    from sana_wm.world import WorldModel
+
+
+def env_speed(world: "WorldModel", num_envs: int, *, seconds: float = 5.0) -> float:
+    """Steps per second, summed over lanes, of `SanaWM-v0` with `num_envs` lanes, frames decoded, warm-up excluded."""
+    if num_envs == 1:
+        env = gym.make("sana_wm:SanaWM-v0", world=world, disable_env_checker=True)
+    else:
+        env = gym.make_vec("sana_wm:SanaWM-v0", num_envs=num_envs, world=world)
+    with env:
+        env.action_space.seed(0)
+        env.reset(seed=0)
+        for _ in range(2):
+            env.step(env.action_space.sample())
+        steps, start = 0, time.perf_counter()
+        while steps < 3 or time.perf_counter() - start < seconds:
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if num_envs == 1 and (terminated or truncated):
+                env.reset()
+            steps += 1
+        return steps * num_envs / (time.perf_counter() - start)
+
+
+def state_bytes(world: "WorldModel", at_steps: tuple[int, ...] = (10, 1000), *, show_progress=False) -> dict[str, int]:
+    """Bytes of one lane's state after so many steps of random actions; equal, if memory is bounded."""
+    starts = world.starts
+    context = world.config.context
+    state = world.begin(starts.frames[:1, :context], starts.actions[:1, : context - 1], seeds=np.zeros(1, np.int64))
+    space = world.codec.action_space
+    space.seed(0)
+    sizes = {}
+    for step in track(range(1, max(at_steps) + 1), "state size", show_progress):
+        state, _ = world.step(state, space.sample()[None])
+        if step in at_steps:
+            sizes[str(step)] = int(state.nbytes)
+    return sizes
+
+
+def speed(world: "WorldModel", lanes: tuple[int, ...] = (1, 8, 64), *, quick=False, show_progress=False) -> dict:
+    """Environment steps per second by number of lanes, and state bytes by number of steps.
+
+    Quick looks at the state after 100 steps in place of 1,000.
+    """
+    rates = {str(n): env_speed(world, n, seconds=1.0 if quick else 5.0) for n in lanes}
+    sizes = state_bytes(world, (10, 100) if quick else (10, 1000), show_progress=show_progress)
+    return {"env_steps_per_second": rates, "state_bytes": sizes}

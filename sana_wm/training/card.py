@@ -1,0 +1,81 @@
+"""The card of a world: what it was made from and what it measured, in Markdown."""
+
+import json
+from pathlib import Path
+
+from sana_wm.training.checkpoint import read_meta
+from sana_wm.world import WorldConfig
+
+
+def _cell(entry: dict, digits: int = 2) -> str:
+    text = f"{entry['mean']:.{digits}f}"
+    return f"{text} ({entry['low']:.{digits}f} to {entry['high']:.{digits}f})" if "low" in entry else text
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def measured(result: dict) -> list[str]:
+    """Markdown lines for what ``sana_wm.evaluation.evaluate`` returned; intervals are 95 %."""
+    lines: list[str] = []
+    if "fidelity" in result:
+        horizons = list(result["fidelity"]["world"])
+        rows = [
+            [name.replace("_", " "), *(_cell(row[t]) for t in horizons)] for name, row in result["fidelity"].items()
+        ]
+        lines += [f"PSNR in dB, open loop, {result['windows']} held-out windows:", ""]
+        lines += _table(["", *(f"step {t}" for t in horizons)], rows)
+    if "physics" in result:
+        horizons = list(result["physics"]["world"])
+        rows = [
+            [f"{quantity.replace('_', ' ')}: {name.replace('_', ' ')}", *(_cell(row[t][quantity]) for t in horizons)]
+            for quantity in ("agent_px", "block_px", "block_degrees")
+            for name, row in result["physics"].items()
+        ]
+        lines += [
+            "Error against the simulator (px of the 512 px table, degrees), read from frames by the pose decoder:",
+            "",
+        ]
+        lines += _table(["", *(f"step {t}" for t in horizons)], rows)
+    if "action_shuffle" in result:
+        ratios = result["action_shuffle"]
+        lines += [f"Action-shuffle ratio (1: actions are ignored): pixels {_cell(ratios['pixels'])}, latents "
+                  f"{_cell(ratios['latents'])}.", ""]  # fmt: skip
+    if "planning" in result:
+        rows = [
+            [name.replace("_", " "), *(_percent(row[kind]) for kind in ("block", "block_and_agent"))]
+            for name, row in result["planning"]["rows"].items()
+        ]
+        trials = next(iter(result["planning"]["rows"].values()))["block"]["trials"]
+        lines += [
+            f"Planning success, {trials} held-out pairs whose block must move (goal 25 steps ahead, budget 50):",
+            "",
+        ]
+        lines += _table(["", "block", "block and agent"], rows)
+    if "speed" in result:
+        lines += ["Speed and state, as measured:", "", "```json", json.dumps(result["speed"], indent=1), "```", ""]
+    return lines
+
+
+def _percent(entry: dict) -> str:
+    return f"{100 * entry['mean']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+
+
+def write_card(config: WorldConfig, folder: Path, result: dict | None = None) -> str:
+    """Card of the world trained in ``folder``."""
+    lines = [f"# {config.extra['data']['name']}", "", config.task, ""]
+    lines += ["## Recipe", ""]
+    for stage in ("tokenizer", "dynamics"):
+        meta = read_meta(folder / f"{stage}.safetensors")
+        lines.append(f"- {stage}: {meta['step']} steps, {meta['seconds'] / 60:.0f} minutes of training")
+    lines += [f"- seed: {config.extra['seed']}", "", "```json"]
+    lines += [json.dumps({key: config.extra[key] for key in ("data", "recipe")}, indent=1), "```", ""]
+    if result is not None:
+        lines += ["## Measured", "", *measured(result)]
+    return "\n".join(lines)

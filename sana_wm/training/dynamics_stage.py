@@ -1,0 +1,143 @@
+"""Stage 2: the transformer on cached latents, trained on exactly what a rollout does.
+
+Every frame is denoised against the clean, committed past: a clean stream (writers) and a noisy stream (readers) in one
+forward pass make that parallel over frames. Two things fight drift: the past carries a little noise, and in a growing
+share of steps the past is the model's own prediction of it ("self-forcing"), made without gradient by earlier passes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, euler_step, interpolate, start_point
+from sana_wm.models.heads import Heads
+from sana_wm.models.transformer import CleanPast, SanaTransformer
+from sana_wm.training.batches import batch_rng, noise_generator
+from sana_wm.training.loop import autocast
+
+
+@dataclass(frozen=True)
+class DynamicsLoss:
+    """Weights and augmentations.
+
+    Attributes:
+        frames: window length T + 1: T predictions.
+        start_share: share of predictions trained at sigma = 1, where every rollout step begins.
+        past_noise: largest standard deviation of the noise on the past; each window draws its own.
+        movement: tokens weigh ``1 + movement * min(1, |change| / change_scale)``: what moves is what matters.
+        self_forcing: share of steps at the end of training whose past is predicted by the model itself.
+        self_forcing_from: progress at which self-forcing sets in (it grows linearly to the end).
+        self_forcing_depth: how many predictions in a row the past is at most made of.
+        heads: weight of the heads' losses on clean latents; state: weight of proprioception read from predictions.
+    """
+
+    batch_size: int = 16
+    frames: int = 17
+    start_share: float = 0.5
+    past_noise: float = 0.1
+    movement: float = 6.0
+    change_scale: float = 0.5
+    self_forcing: float = 0.8
+    self_forcing_from: float = 0.3
+    self_forcing_depth: int = 3
+    heads: float = 0.5
+    state: float = 0.5
+
+
+class DynamicsTraining(nn.Module):
+    """Transformer and heads, trained together on windows of latents, actions and labels.
+
+    Args:
+        latents: (N, C, h, w). actions: (N, A) normalised, row t leads from t to t + 1. labels: name -> (N, ...) of the
+            frame itself: ``proprio`` of it, ``reward``, ``terminated``, ``success`` of the transition that led to it.
+        starts: rows at which windows may start.
+    """
+
+    def __init__(
+        self,
+        transformer: SanaTransformer,
+        heads: Heads,
+        flow: FlowConfig,
+        loss: DynamicsLoss,
+        latents: np.ndarray,
+        actions: np.ndarray,
+        labels: dict[str, np.ndarray],
+        starts: np.ndarray,
+        seed: int,
+        bf16: str,
+    ):
+        super().__init__()
+        self.transformer, self.heads, self.flow, self.config = transformer, heads, flow, loss
+        self.latents, self.actions, self.labels, self.starts = latents, actions, labels, starts
+        self.seed, self.bf16 = seed, bf16
+
+    def window(self, rows: np.ndarray) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Rows (B,) -> latents (B, C, T, h, w), actions (B, T, A) leading to each frame (first: zeros), labels."""
+        device, frames = self.transformer.device, self.config.frames
+        index = rows[:, None] + np.arange(frames)
+        latents = torch.from_numpy(self.latents[index].astype(np.float32)).to(device).transpose(1, 2)
+        actions = torch.zeros(*index.shape, self.actions.shape[-1])
+        actions[:, 1:] = torch.from_numpy(self.actions[index[:, :-1]])
+        labels = {name: torch.from_numpy(values[index]).to(device) for name, values in self.labels.items()}
+        return latents, actions.to(device), labels
+
+    def predict(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+        """Velocity of frames 1..T given the past 0..T-1 and its own sources; shapes (B, C, T, h, w), sigma (B, T)."""
+        before = torch.cat([torch.zeros_like(past[:, :, :1]), past[:, :, :-1]], dim=2)
+        stream = CleanPast(past, actions[:, :-1], before)
+        with autocast(past.device, self.bf16):
+            out = self.transformer(noisy, sigma * TIMESTEPS, actions=actions[:, 1:], source=past, past=stream)
+        return out.velocity.float()
+
+    @torch.no_grad()
+    def own_past(self, past: Tensor, actions: Tensor, depth: int, noise: torch.Generator) -> Tensor:
+        """Replace frames 1..T-1 of the past by predictions, ``depth`` times over: errors as a rollout makes them."""
+        made = past
+        for _ in range(depth):
+            draw = torch.randn(made.shape, generator=noise, device=made.device)
+            begin = start_point(self.flow, made, draw)
+            sigma = torch.ones(made.shape[0], made.shape[2], device=made.device)
+            velocity = self.predict(made, actions, begin, sigma)
+            frames = euler_step(begin, velocity, sigma.new_tensor(1.0), sigma.new_tensor(0.0))
+            made = torch.cat([past[:, :, :1], frames[:, :, :-1]], dim=2)
+        return made
+
+    def losses(self, step: int, progress: float) -> dict[str, Tensor]:
+        c = self.config
+        rng = batch_rng(self.seed, step)
+        device = self.transformer.device
+        noise = noise_generator(self.seed, step, device)
+        clip, actions, labels = self.window(rng.choice(self.starts, c.batch_size))
+        past, target = clip[:, :, :-1], clip[:, :, 1:]
+
+        forcing = c.self_forcing * max(0.0, (progress - c.self_forcing_from) / (1 - c.self_forcing_from))
+        if rng.random() < forcing:
+            past = self.own_past(past, actions, int(rng.integers(1, c.self_forcing_depth + 1)), noise)
+        level = c.past_noise * torch.rand(len(clip), 1, 1, 1, 1, generator=noise, device=device)
+        past = past + level * torch.randn(past.shape, generator=noise, device=device)
+
+        draw = torch.randn(target.shape, generator=noise, device=device)
+        begin = start_point(self.flow, past, draw)
+        sigma = torch.rand(target.shape[0], target.shape[2], generator=noise, device=device)
+        at_start = torch.rand(sigma.shape, generator=noise, device=device) < c.start_share
+        sigma = torch.where(at_start, torch.ones_like(sigma), sigma)
+        sigma_wide = sigma[:, None, :, None, None]
+        noisy = interpolate(target, begin, sigma_wide)
+        velocity = self.predict(past, actions, noisy, sigma)
+
+        change = (target - clip[:, :, :-1]).abs().mean(dim=1, keepdim=True)
+        weight = 1 + c.movement * (change / c.change_scale).clamp(max=1)
+        error = (velocity - (begin - target)).pow(2)
+        flow = (weight * error).mean()
+
+        labels = {name: value[:, 1:] for name, value in labels.items()}
+        heads = self.heads.loss(target.transpose(1, 2), labels)  # B T C h w
+        total = flow + c.heads * sum(heads.values())
+        result = {"flow": flow} | heads
+        if c.state and self.heads.config.proprio_dim:
+            predicted = (noisy - sigma_wide * velocity).transpose(1, 2)
+            result["state"] = self.heads.loss(predicted, labels)["proprio"]
+            total = total + c.state * result["state"]
+        return result | {"loss": total}

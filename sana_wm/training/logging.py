@@ -1,0 +1,75 @@
+"""What a run shows: a live line per stage in the terminal, scalars and videos in wandb."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+def format_seconds(seconds: float) -> str:
+    """90 -> '1m30s'."""
+    seconds = max(int(seconds), 0)
+    hours, minutes = seconds // 3600, seconds % 3600 // 60
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s"
+
+
+class RunLog:
+    """Terminal, ``log.jsonl`` in the run folder, and wandb (``mode``: online, offline or disabled)."""
+
+    def __init__(self, folder: Path, config: dict, mode: str = "disabled", project: str = "sana-wm"):
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.console = Console()
+        self.file = (folder / "log.jsonl").open("a")
+        self.wandb = wandb.init(project=project, dir=str(folder), config=config, mode=mode, resume="allow")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Record numbers and print the ones that are worth a line (validation)."""
+        values = {key: float(value) for key, value in values.items()}
+        self.file.write(json.dumps({"time": round(time.time(), 1), "step": step} | values) + "\n")
+        self.file.flush()
+        self.wandb.log(values)
+        if any("/val/" in key for key in values):
+            shown = "  ".join(f"{key.split('/val/')[-1]} {value:.4g}" for key, value in values.items())
+            self.console.print(f"[dim]step {step}[/dim]  {shown}")
+
+    def video(self, name: str, frames: np.ndarray, fps: int) -> None:
+        """frames: uint8 (T, H, W, 3). wandb turns an array into a GIF; skipped where wandb does not record."""
+        import wandb
+
+        if not self.wandb.disabled:
+            self.wandb.log({name: wandb.Video(np.moveaxis(frames, -1, 1), fps=fps, format="gif")})
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Callable[[int, float | None, dict[str, float]], None]]:
+        """A progress line; the function it yields takes (step, seconds left or None, losses)."""
+        columns = [SpinnerColumn(), TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TimeElapsedColumn(), TextColumn("left {task.fields[left]}  {task.fields[losses]}")]  # fmt: skip
+        smooth: dict[str, float] = {}
+        with Progress(*columns, console=self.console, refresh_per_second=2) as progress:
+            task = progress.add_task(name, total=total, left="?", losses="")
+            began, first = time.monotonic(), None
+
+            def show(step: int, left: float | None, losses: dict[str, float]) -> None:
+                nonlocal first
+                first = step - 1 if first is None else first  # a resumed stage starts where it was
+                if left is None:
+                    left = (time.monotonic() - began) / (step - first) * (total - step)
+                for key, value in losses.items():
+                    smooth[key] = value if key not in smooth else 0.95 * smooth[key] + 0.05 * value
+                text = " ".join(f"{key} {value:.4g}" for key, value in smooth.items())
+                progress.update(task, completed=step, left=format_seconds(left), losses=text)
+                if losses and step % 50 == 0:
+                    self.scalars(step, {f"{name}/{key}": value for key, value in smooth.items()})
+
+            yield show
+
+    def close(self) -> None:
+        self.file.close()
+        self.wandb.finish()

@@ -1,0 +1,162 @@
+"""The training loop that every stage runs in: schedule, clipping, EMA, checkpoints, logging, resuming."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sana_wm.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
+from sana_wm.training.logging import RunLog
+from sana_wm.training.optimizer import Optimizer, OptimizerConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast. A stage ends at ``steps`` or after ``minutes`` of training, whichever comes first."""
+
+    steps: int = 1000
+    minutes: float | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    min_lr: float = 0.02  # of the peak, at the end of the cosine
+    warmup: int = 100
+    clip: float = 1.0
+    ema: float = 0.999
+    bf16: str = "auto"  # auto: where the hardware multiplies bf16 natively
+    checkpoint_every: float = 60.0  # seconds
+    validate_every: float = 300.0  # seconds
+    seed: int = 0
+
+
+def autocast(device: torch.device, bf16: str = "auto") -> torch.autocast:
+    """bf16 autocast where it is faster: on CUDA, and on CPUs that multiply bf16 natively (emulation is far slower)."""
+    if bf16 not in ("auto", "on", "off"):
+        raise ValueError(f"bf16={bf16!r}: expected 'auto', 'on' or 'off'")
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16 == "on" or (bf16 == "auto" and native))
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; everything needed to resume is on disk."""
+
+
+class Ema:
+    """Exponential moving average of parameters, with the usual early warm-up (1 + n) / (10 + n)."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay, self.updates = decay, 0
+        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        names, params = zip(*model.named_parameters(), strict=True)
+        torch._foreach_lerp_([self.shadow[n] for n in names], [p.detach() for p in params], 1 - decay)
+
+    def copy_to(self, model: nn.Module) -> None:
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p.copy_(self.shadow[name])
+
+
+def lr_factor(config: LoopConfig, step: int, progress: float) -> float:
+    """Share of the peak rate: linear warm-up over ``warmup`` steps, times a cosine over the budget spent."""
+    cosine = config.min_lr + (1 - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return min(1.0, (step + 1) / max(config.warmup, 1)) * cosine
+
+
+def run_stage(
+    name: str,
+    model: nn.Module,
+    loss_fn: Callable[[int, float], dict[str, Tensor]],
+    config: LoopConfig,
+    folder: Path,
+    log: RunLog,
+    validate: Callable[[nn.Module], dict] | None = None,
+) -> nn.Module:
+    """Train ``model`` in place and return it with its EMA weights, frozen.
+
+    Args:
+        loss_fn: (step, progress 0..1) -> scalars, ``"loss"`` among them. Batches are pure functions of the step, so a
+            resumed run sees the batches it would have seen.
+        folder: holds ``<name>.safetensors``; a finished stage is only loaded.
+        validate: called with the EMA weights in place -> scalars to log.
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
+    """
+    path = folder / f"{name}.safetensors"
+    optimizer = Optimizer(model, config.optimizer)
+    ema, step, spent, done = Ema(model, config.ema), 0, 0.0, False
+    if path.exists():
+        tensors, meta = load_checkpoint(path)
+        model.load_state_dict(under("model", tensors))
+        ema.shadow = {k: v.to(next(model.parameters()).device) for k, v in under("ema", tensors).items()}
+        ema.updates, step, spent, done = meta["updates"], meta["step"], meta["seconds"], meta["done"]
+        if not done:
+            optimizer.load(under("optimizer", tensors))
+
+    def save() -> None:
+        tensors = prefixed("model", model.state_dict()) | prefixed("ema", ema.shadow)
+        if not done:
+            tensors |= prefixed("optimizer", optimizer.tensors())
+        save_checkpoint(path, tensors, {"step": step, "updates": ema.updates, "seconds": spent, "done": done})
+
+    def check() -> dict:
+        live = {k: p.detach().clone() for k, p in model.named_parameters()}
+        ema.copy_to(model)
+        model.eval()
+        scores = validate(model) if validate else {}
+        model.train()
+        with torch.no_grad():
+            for k, p in model.named_parameters():
+                p.copy_(live[k])
+        return scores
+
+    stop: list[int] = []
+    previous = {
+        sig: signal.signal(sig, lambda number, _: stop.append(number)) for sig in (signal.SIGINT, signal.SIGTERM)
+    }
+    saved = validated = spent
+    model.train()
+    try:
+        with log.stage(name, config.steps) as show:
+            while not done:
+                begin = time.monotonic()
+                share = spent / 60 / config.minutes if config.minutes else 0.0
+                progress = max(step / config.steps, share)
+                optimizer.scale_lr(lr_factor(config, step, progress))
+                losses = loss_fn(step, progress)
+                optimizer.zero_grad()
+                losses["loss"].backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                if not torch.isfinite(norm):
+                    save()
+                    raise FloatingPointError(
+                        f"stage {name}: gradient is {norm} at step {step}; lower lr (now {config.optimizer.lr})"
+                    )
+                optimizer.step()
+                ema.update(model)
+                step += 1
+                spent += time.monotonic() - begin
+                done = step >= config.steps or (config.minutes is not None and spent >= 60 * config.minutes)
+                left = spent / step * (config.steps - step)
+                left = min(left, 60 * config.minutes - spent) if config.minutes else left
+                show(step, left, {k: float(v.detach()) for k, v in losses.items()} | {"grad_norm": float(norm)})
+                if spent - validated > config.validate_every or done:
+                    validated = spent
+                    log.scalars(step, {f"{name}/val/{k}": v for k, v in check().items()})
+                if spent - saved > config.checkpoint_every or done or stop:
+                    saved = spent
+                    save()
+                if stop and not done:
+                    raise Interrupted(f"stage {name} stopped at step {step}; run the same command to resume")
+    finally:
+        for sig, handler in previous.items():
+            signal.signal(sig, handler)
+    ema.copy_to(model)
+    return model.eval().requires_grad_(False)

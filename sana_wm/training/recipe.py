@@ -1,0 +1,239 @@
+"""The whole recipe: data -> tokenizer -> latents -> dynamics and heads -> bundle."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from sana_wm.data import LeRobotDataset
+from sana_wm.data.arrays import EpisodeArrays, load_arrays
+from sana_wm.data.latent_cache import load_latents
+from sana_wm.data.splits import split_episodes
+from sana_wm.diffusion.flow import FlowConfig
+from sana_wm.models.dc_ae import DCAEConfig
+from sana_wm.models.heads import Heads
+from sana_wm.models.transformer import SanaTransformer
+from sana_wm.training.batches import window_starts
+from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining
+from sana_wm.training.logging import RunLog
+from sana_wm.training.loop import LoopConfig, run_stage
+from sana_wm.training.tokenizer_stage import (
+    TokenizerLoss,
+    TokenizerTraining,
+    calibrate,
+    median_background,
+    reconstruction_psnr,
+)
+from sana_wm.world import ActionCodec, Starts, WorldModel
+from sana_wm.world.tokenizer import FrameTokenizer
+
+Settings = TypeVar("Settings")
+
+
+def settings(cls: type[Settings], values: dict[str, Any]) -> Settings:
+    """A settings dataclass from a configuration section.
+
+    Raises:
+        ValueError: a name the section does not know.
+    """
+    known = {field.name for field in fields(cls)}
+    if unknown := set(values) - known:
+        raise ValueError(f"{cls.__name__}: unknown settings {sorted(unknown)}; known: {sorted(known)}")
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the dataset mean what. A label that the dataset lacks is given as None."""
+
+    camera: str
+    action: str = "action"
+    proprio: tuple[str, ...] = ()
+    reward: str | None = None
+    terminated: str | None = None
+    success: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "proprio", tuple(self.proprio))
+
+    @property
+    def keys(self) -> list[str]:
+        labels = [key for key in (self.reward, self.terminated, self.success) if key]
+        return [self.action, *self.proprio, *labels]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of the action space in dataset units, a number or one per column; None takes what the data shows."""
+
+    low: float | tuple[float, ...] | None = None
+    high: float | tuple[float, ...] | None = None
+
+
+def load_data(
+    dataset: LeRobotDataset, columns: Columns, resolution: tuple[int, int], folder: Path, log: RunLog
+) -> EpisodeArrays:
+    """Validate and decode the dataset once, with a progress line."""
+    with log.stage("decode", dataset.num_episodes) as show:
+        return load_arrays(
+            dataset, columns.camera, columns.keys, resolution, folder, lambda done, _: show(done, None, {})
+        )
+
+
+def proprio_of(arrays: EpisodeArrays, columns: Columns) -> np.ndarray:
+    """(N, P) float32: the proprioceptive columns side by side."""
+    rows = len(arrays.frames)
+    parts = [arrays.columns[key].reshape(rows, -1) for key in columns.proprio] or [np.zeros((rows, 0))]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def train_tokenizer(
+    config: DCAEConfig,
+    loss: TokenizerLoss,
+    loop: LoopConfig,
+    arrays: EpisodeArrays,
+    columns: Columns,
+    folder: Path,
+    device: torch.device,
+    log: RunLog,
+) -> FrameTokenizer:
+    """Fit the autoencoder on the training split and measure its latents."""
+    split = split_episodes(arrays.num_episodes)
+    train, held_out = arrays.rows(split["train"]), arrays.rows(split["validation"])[::97]
+    torch.manual_seed(loop.seed)
+    tokenizer = FrameTokenizer(config, arrays.frames.shape[1:3])
+    tokenizer.background.copy_(median_background(arrays.frames, train))
+    training = TokenizerTraining(tokenizer, arrays, proprio_of(arrays, columns), train, loss, loop.seed, loop.bf16)
+    training = training.to(device).to(memory_format=torch.channels_last)
+
+    def validate(model: TokenizerTraining) -> dict:
+        calibrate(tokenizer, arrays.frames, train, count=256)
+        return {"psnr": reconstruction_psnr(tokenizer, arrays.frames, held_out)}
+
+    run_stage("tokenizer", training, training.losses, loop, folder, log, validate)
+    calibrate(tokenizer, arrays.frames, train)
+    return tokenizer
+
+
+def fingerprint(tokenizer: FrameTokenizer) -> str:
+    """Identifies a tokenizer's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def encode_dataset(tokenizer: FrameTokenizer, arrays: EpisodeArrays, folder: Path, log: RunLog) -> np.ndarray:
+    """Every frame's latent, (N, C, h, w) float16 memory map."""
+    device = tokenizer.background.device
+
+    @torch.no_grad()
+    def encode(frames: np.ndarray) -> np.ndarray:
+        return tokenizer.encode(torch.from_numpy(np.ascontiguousarray(frames)).to(device)).float().cpu().numpy()
+
+    with log.stage("latents", len(arrays.frames)) as show:
+        return load_latents(arrays.frames, encode, fingerprint(tokenizer), folder, lambda n, _: show(n, None, {}))
+
+
+def action_codec(
+    dataset: LeRobotDataset, arrays: EpisodeArrays, columns: Columns, bounds: Bounds, unit: str
+) -> ActionCodec:
+    """Names from the dataset, statistics from its training split, bounds as given or as seen."""
+    actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1)
+    names = dataset.features[columns.action].get("names")
+    names = [str(name) for name in names] if isinstance(names, list) and len(names) == actions.shape[1] else None
+    train = arrays.rows(split_episodes(arrays.num_episodes)["train"])
+    return ActionCodec.fit(actions[train], names, bounds.low, bounds.high, unit)
+
+
+def column_names(dataset: LeRobotDataset, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """One name per value of the columns: the dataset's own, or key[i]."""
+    names: list[str] = []
+    for key in keys:
+        width = int(np.prod(dataset.features[key]["shape"]))
+        own = dataset.features[key].get("names")
+        names += map(str, own) if isinstance(own, list) and len(own) == width else (f"{key}[{i}]" for i in range(width))
+    return tuple(names)
+
+
+def transition_labels(arrays: EpisodeArrays, columns: Columns) -> dict[str, np.ndarray]:
+    """Labels of the frame that a transition led to: row t holds what the dataset wrote at row t - 1.
+
+    The first row of an episode has no such transition; training never asks for it.
+    """
+    labels = {"proprio": proprio_of(arrays, columns)}
+    for name in ("reward", "terminated", "success"):
+        if key := getattr(columns, name):
+            values = arrays.columns[key].reshape(len(arrays.frames)).astype(np.float32)
+            labels[name] = np.concatenate([values[:1], values[:-1]])
+    return labels
+
+
+def train_dynamics(
+    transformer: SanaTransformer,
+    heads: Heads,
+    flow: FlowConfig,
+    loss: DynamicsLoss,
+    loop: LoopConfig,
+    codec: ActionCodec,
+    latents: np.ndarray,
+    arrays: EpisodeArrays,
+    columns: Columns,
+    folder: Path,
+    device: torch.device,
+    log: RunLog,
+    validate: Callable[[], dict],
+) -> None:
+    """Fit transformer and heads on the training split, in place."""
+    train = split_episodes(arrays.num_episodes)["train"]
+    labels = transition_labels(arrays, columns)
+    rows = arrays.rows(train)
+    if heads.config.proprio_dim:
+        heads.proprio_mean.copy_(torch.from_numpy(labels["proprio"][rows].mean(0)))
+        heads.proprio_std.copy_(torch.from_numpy(labels["proprio"][rows].std(0) + 1e-6))
+    actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1).astype(np.float32)
+    normalised = codec.normalise(torch.from_numpy(actions)).numpy()
+    starts = window_starts(arrays.starts, train, loss.frames)
+    training = DynamicsTraining(
+        transformer, heads, flow, loss, latents, normalised, labels, starts, loop.seed, loop.bf16
+    ).to(device)
+    run_stage("dynamics", training, training.losses, loop, folder, log, lambda _: validate())
+
+
+def start_bank(arrays: EpisodeArrays, columns: Columns, context: int, count: int, seed: int) -> Starts:
+    """Context frames and actions from held-out (validation) episodes, one or more per episode."""
+    episodes = split_episodes(arrays.num_episodes)["validation"]
+    rows = np.random.default_rng(seed).permutation(window_starts(arrays.starts, episodes, context))[:count]
+    index = rows[:, None] + np.arange(context)
+    actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1)
+    return Starts(arrays.frames[index], actions[index[:, :-1]].astype(np.float32))
+
+
+def imagined_errors(
+    world: WorldModel, arrays: EpisodeArrays, columns: Columns, windows: int = 96, horizon: int = 16
+) -> dict:
+    """Open-loop quality on validation episodes at steps 1, 5 and the last: latent error over that of copying the last
+    frame, and the mean error of proprioception as the heads read it from imagined latents (dataset units).
+    """
+    context = world.config.context
+    episodes = split_episodes(arrays.num_episodes)["validation"]
+    starts = window_starts(arrays.starts, episodes, context + horizon)
+    rows = starts[np.linspace(0, len(starts) - 1, windows).astype(np.int64)]
+    index = rows[:, None] + np.arange(context + horizon)
+    actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1)[index].astype(np.float32)
+    state = world.begin(arrays.frames[index[:, :context]], actions[:, : context - 1], seeds=np.arange(windows))
+    imagined = world.rollout(state, actions[:, context - 1 : -1])
+    true = world.encode(arrays.frames[index[:, context:]])
+    proprio = torch.from_numpy(proprio_of(arrays, columns)[index[:, context:]]).to(world.device)
+    scores = {}
+    for step in sorted({1, 5, horizon}):
+        error = (imagined.latents[:, step - 1] - true[:, step - 1]).pow(2).mean()
+        copy = (state.latent - true[:, step - 1]).pow(2).mean()
+        scores[f"latent_ratio_{step}"] = float(error / copy)
+        if imagined.proprio is not None:
+            scores[f"proprio_error_{step}"] = float((imagined.proprio[:, step - 1] - proprio[:, step - 1]).abs().mean())
+    return scores
