@@ -1,6 +1,6 @@
 """`python -m sana_wm.plan`: plan in a world, act in the real simulator, and watch both.
 
-Start-goal pairs come from episodes that no world was trained on: the test split of `data`, or, without `data`, fresh
+Start-goal pairs come from episodes that no world was trained on: the test split of `dataset`, or, without one, fresh
 ones recorded on the spot. Writes `plan.mp4` (goal, real, imagined) and `plan.json` into `out`; prints the success rate.
 """
 
@@ -17,7 +17,6 @@ from rich.console import Console
 from sana_wm.collect import record_episode
 from sana_wm.data import DatasetError, LeRobotDataset
 from sana_wm.data.splits import split_episodes
-from sana_wm.evaluate import device_named
 from sana_wm.evaluation.drawing import write_mp4
 from sana_wm.evaluation.intervals import success_interval
 from sana_wm.evaluation.pairs import Pairs, cut_pairs, recorded_trajectories
@@ -39,10 +38,10 @@ def fresh_trajectories(count: int, seed: int) -> Iterator[tuple[np.ndarray, np.n
 
 
 def held_out_pairs(cfg: DictConfig, context: int) -> Pairs:
-    if cfg.data is None:
+    if cfg.dataset is None:
         trajectories = fresh_trajectories(cfg.episodes + 4, cfg.seed)  # a few more: in some the block hardly moves
     else:
-        dataset = LeRobotDataset(cfg.data)
+        dataset = LeRobotDataset(cfg.dataset)
         trajectories = recorded_trajectories(dataset, split_episodes(dataset.num_episodes)["test"])
     return cut_pairs(trajectories, cfg.episodes, context=context, seed=cfg.seed)
 
@@ -51,7 +50,7 @@ def run(cfg: DictConfig, console: Console) -> dict:
     """Plan as configured in configs/plan.yaml; returns what is written as JSON."""
     if cfg.env != ENV:
         raise ValueError(f"env: planning acts in a simulator with settable state, {ENV}; got {cfg.env!r}")
-    world = WorldModel.from_pretrained(cfg.world, device=device_named(cfg.device))
+    world = WorldModel.from_pretrained(cfg.world, device=cfg.device)
     planning = planning_config(OmegaConf.to_container(cfg.planner, resolve=True))
     pairs = held_out_pairs(cfg, world.config.context)
     acted = run_in_world(world, pairs, planning, show_progress=True)
@@ -77,8 +76,8 @@ def main(cfg: DictConfig) -> None:
     console = Console()
     try:
         result = run(cfg, console)
-    except (DatasetError, ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"plan: {error}") from error
+    except (DatasetError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     for kind, words in (("block", "block at its goal"), ("block_and_agent", "block and agent at their goals")):
         rate = result[kind]
         solved = round(rate["rate"] * rate["trials"])

@@ -31,6 +31,7 @@ def evaluate(
     pairs: int = 200,
     horizon: int = 25,
     camera: str | None = None,
+    action: str = "action",
     planning: "PlanningConfig | None" = None,
     lanes: int = 64,
     workers: int = 0,
@@ -45,10 +46,10 @@ def evaluate(
             recorded its states. Needs the `sim` extra.
         episodes: indices of held-out episodes; the test split of `split_episodes` by default.
         parts: what to measure, among `PARTS`.
-        quick: a few windows and pairs, for a look rather than a claim: at most 24 windows and 8 pairs.
+        quick: a look rather than a claim: at most 24 windows, no planning, short timings.
         windows: start moments for open-loop prediction over `horizon` steps.
         pairs: start-goal pairs for planning.
-        camera: the dataset's camera; by default its first.
+        camera, action: columns of the dataset; by default its first camera, and "action".
         planning: planner, cost and budget.
         lanes: windows imagined in one batch.
         workers: processes for planning on the true simulator.
@@ -69,7 +70,7 @@ def evaluate(
         raise ValueError("simulator=True, but the dataset has no 'observation.sim_state' to compare with")
     simulator = recorded if simulator is None else simulator
     if quick:
-        windows, pairs = min(windows, 24), min(pairs, 8)
+        windows, parts = min(windows, 24), [part for part in parts if part != "planning"]
     episodes = split_episodes(dataset.num_episodes)["test"] if episodes is None else episodes
     context, began = world.config.context, time.time()
     result: dict = {"windows": windows, "horizon": horizon, "quick": quick}
@@ -82,15 +83,13 @@ def evaluate(
             context=context,
             horizon=horizon,
             camera=camera or dataset.cameras[0],
+            action=action,
+            resolution=tuple(world.config.resolution),
             seed=seed,
             show_progress=show_progress,
         )
-        if cut.frames.shape[2:4] != tuple(world.config.resolution):
-            raise ValueError(
-                f"the dataset's frames are {cut.frames.shape[2:4]}, the world's are {tuple(world.config.resolution)}"
-            )
         imagined = imagine(world, cut, lanes=lanes, show_progress=show_progress)
-        reconstructed = reconstruct(world, cut.future, lanes=lanes, show_progress=show_progress)
+        reconstructed = reconstruct(world, cut.future, show_progress=show_progress)
         if "fidelity" in parts:
             result["fidelity"] = fidelity(cut, imagined, reconstructed)
         if "physics" in parts and simulator:
@@ -105,6 +104,7 @@ def evaluate(
 
             title = f"Held-out episodes, {horizon} steps open loop"
             film_strip(cut, imagined, title).save(_folder(out) / "film.png")
+        _write(result, out)  # what is measured is kept, whatever happens later
     if "planning" in parts and simulator:
         from sana_wm.evaluation.pairs import cut_pairs, recorded_trajectories
         from sana_wm.evaluation.planning import PlanningConfig, planning_table
@@ -113,12 +113,17 @@ def evaluate(
         result["planning"] = planning_table(
             world, held_out, planning or PlanningConfig(), workers=workers, show_progress=show_progress
         )
+        _write(result, out)
     if "speed" in parts:
         result["speed"] = speed(world, quick=quick, show_progress=show_progress)
     result["seconds"] = round(time.time() - began, 1)
+    _write(result, out)
+    return result
+
+
+def _write(result: dict, out: str | Path | None) -> None:
     if out is not None:
         (_folder(out) / "evaluation.json").write_text(json.dumps(result, indent=1))
-    return result
 
 
 def _folder(out: str | Path) -> Path:

@@ -12,7 +12,7 @@ encoded goal *image*, never from its state.
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +44,7 @@ class PlanningConfig:
     replan_every: int = 25
     budget: int = 50  # environment steps
     lanes: int = 1024  # rolled out at once; bounds memory
+    minutes: float | None = None  # of planning in the world; when they are over, the remaining pairs are left out
 
     @property
     def pairs_at_once(self) -> int:
@@ -59,7 +60,7 @@ def planning_config(settings: dict) -> PlanningConfig:
 class Run:
     """What happened in the real simulator, and what the agent had planned."""
 
-    states: np.ndarray  # (N, budget, 10) after each step
+    states: np.ndarray  # (N, budget, 10) after each step, of the first N pairs
     seconds_per_plan: float | None = None
     agents: tuple[MPCAgent, ...] = ()  # one per batch of pairs
 
@@ -102,7 +103,9 @@ def run_in_simulator(pairs: Pairs, config: PlanningConfig, *, workers: int = 0, 
                 seeds=seeds,
             )
 
-        return _run(pairs, config, make_agent, lambda state: state, "CEM, true simulator", show_progress)
+        # The ceiling is cheap: only planning in the world is cut short.
+        whole = replace(config, minutes=None)
+        return _run(pairs, whole, make_agent, lambda state: state, "CEM, true simulator", show_progress)
 
 
 def run_in_world(world: "WorldModel", pairs: Pairs, config: PlanningConfig, *, show_progress: bool = False) -> Run:
@@ -153,6 +156,8 @@ def _run(
     env = PushTEnv()  # one is enough: it steps from the state it is given
     states, agents, planning_seconds = [], [], 0.0
     for first in track(range(0, len(pairs), config.pairs_at_once), what, show_progress):
+        if first and config.minutes is not None and planning_seconds > 60 * config.minutes:
+            break
         batch = pairs[first : first + config.pairs_at_once]
         agent = make_agent(batch, np.arange(first, first + len(batch)))
         if batch.states.shape[1] > 1:
@@ -168,14 +173,15 @@ def _run(
             visited.append(now)
         states.append(np.stack(visited, axis=1))
         agents.append(agent)
-    plans = len(pairs) * len(agents[0].plans)
-    return Run(np.concatenate(states), planning_seconds / plans, tuple(agents))
+    visited = np.concatenate(states)
+    return Run(visited, planning_seconds / (len(visited) * len(agents[0].plans)), tuple(agents))
 
 
 def success(run: Run, pairs: Pairs) -> dict[str, np.ndarray]:
-    """Which pairs (N,) a run solved."""
-    block = block_reached(run.states, pairs.goals[:, None])
-    both = block & agent_reached(run.states, pairs.goals[:, None])
+    """Which pairs (N,) a run solved, of those that it tried."""
+    goals = pairs.goals[: len(run.states), None]
+    block = block_reached(run.states, goals)
+    both = block & agent_reached(run.states, goals)
     return {"block": block.any(axis=1), "block_and_agent": both.any(axis=1)}
 
 

@@ -57,12 +57,14 @@ def _shuffle(result):
 
 def _planning(result):
     rows = result["planning"]["rows"]
-    trials = next(iter(rows.values()))["block"]["trials"]
+    trials = rows["zero_action"]["block"]["trials"]
     table = _table(f"Planning success, % · {trials} held-out pairs", "", "block", "block and agent", "s per plan")
     for name, row in rows.items():
         seconds = row["seconds_per_plan"]
         rates = (f"{r['rate']:.0%}  [{r['low']:.0%}, {r['high']:.0%}]" for r in (row["block"], row["block_and_agent"]))
-        table.add_row(_NAMES[name], *rates, "" if seconds is None else f"{seconds:.2f}")
+        tried = row["block"]["trials"]
+        words = _NAMES[name] + ("" if tried == trials else f" ({tried} pairs)")
+        table.add_row(words, *rates, "" if seconds is None else f"{seconds:.2f}")
     return table
 
 
@@ -82,4 +84,5 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _mean(entry: dict) -> str:
-    return f"{entry['mean']:.1f} ± {entry['high'] - entry['mean']:.1f}"
+    digits = 1 if entry["mean"] < 100 else 0
+    return f"{entry['mean']:.{digits}f} ± {entry['high'] - entry['mean']:.{digits}f}"

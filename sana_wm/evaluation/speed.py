@@ -1,6 +1,7 @@
 """How fast a world steps as an environment, and how large its state stays."""
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import gymnasium as gym
@@ -18,7 +19,7 @@ def env_speed(world: "WorldModel", num_envs: int, *, seconds: float = 5.0) -> fl
         env = gym.make("sana_wm:SanaWM-v0", world=world, disable_env_checker=True)
     else:
         env = gym.make_vec("sana_wm:SanaWM-v0", num_envs=num_envs, world=world)
-    with env:
+    with closing(env):
         env.action_space.seed(0)
         env.reset(seed=0)
         for _ in range(2):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sana_wm.data.arrays import resize_frames
 from sana_wm.evaluation.progress import track
 
 if TYPE_CHECKING:
@@ -70,10 +71,15 @@ def cut_windows(
     horizon: int,
     camera: str,
     action: str = "action",
+    resolution: tuple[int, int] | None = None,
     seed: int = 0,
     show_progress: bool = False,
 ) -> Windows:
     """Cut `count` windows, as evenly as possible from all the given episodes, at random places.
+
+    Args:
+        camera, action: columns of the dataset.
+        resolution: (height, width) to bring frames to, as training does; as recorded by default.
 
     Raises:
         ValueError: if no episode is long enough, or the dataset lacks the camera or action.
@@ -92,7 +98,9 @@ def cut_windows(
     for episode, windows in track(list(zip(long_enough, share, strict=True)), "held-out windows", show_progress):
         if windows == 0:
             continue
-        rows = dataset.episode(int(episode), keys=keys)
+        rows = dict(dataset.episode(int(episode), keys=keys))
+        if resolution is not None:
+            rows[camera] = resize_frames(rows[camera], *resolution)
         for start in rng.integers(0, dataset.episode_lengths[episode] - length + 1, windows):
             for key in keys:
                 stop = start + length - (key == action)
@@ -135,17 +143,22 @@ def imagine(
             seen, windows.actions[lane, : windows.context - 1], seeds=np.arange(first, first + len(seen))
         )
         prediction = world.rollout(state, windows.future_actions[lane])
-        parts.append((world.decode(prediction.latents), prediction.latents, prediction.proprio))
+        parts.append((_decode(world, prediction.latents), prediction.latents, prediction.proprio))
     return Imagined.collect(parts)
 
 
-def reconstruct(world: "WorldModel", frames: np.ndarray, *, lanes: int = 64, show_progress: bool = False) -> Imagined:
+def reconstruct(world: "WorldModel", frames: np.ndarray, *, lanes: int = 8, show_progress: bool = False) -> Imagined:
     """Encode and decode true frames (N, T, height, width, 3): the best a world with this tokenizer could show."""
     parts = []
     for first in track(range(0, len(frames), lanes), "reconstructing", show_progress):
         latent = world.encode(frames[first : first + lanes])
-        parts.append((world.decode(latent), latent, world.read(latent).proprio))
+        parts.append((_decode(world, latent), latent, world.read(latent).proprio))
     return Imagined.collect(parts)
+
+
+def _decode(world, latents) -> np.ndarray:
+    # Frames outweigh latents by far: a few lanes at a time bound the memory.
+    return np.concatenate([world.decode(some) for some in latents.split(8)])
 
 
 def _numpy(value) -> np.ndarray:

@@ -50,7 +50,7 @@ class Heads(nn.Module):
         self.register_buffer("proprio_std", torch.ones(c.proprio_dim))
 
     def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        """latents (..., C, h, w) -> proprio (..., P) standardised, reward (...), logits of terminated and success (...)."""
+        """latents (..., C, h, w) -> proprio (..., P) standardised, reward and logits of terminated, success (...)."""
         lead = latents.shape[:-3]
         x = latents.reshape(-1, *latents.shape[-3:])
         x = F.adaptive_avg_pool2d(x, self.pooled) if self.pooled else x

@@ -28,7 +28,7 @@ def window_mask(layout: FrameLayout, window: int, frame_B: Tensor) -> Tensor:
 
 
 class SoftmaxAttention(nn.Module):
-    """Self-attention with full-width query/key norms, 3-D RoPE and output gate; ``scale`` is explicit (spec section 5)."""
+    """Self-attention with full-width query/key norms, 3-D RoPE and output gate; ``scale`` is explicit (section 5)."""
 
     def __init__(self, width: int, heads: int, window: int, norm_eps: float = 1e-5, scale: float | None = None):
         super().__init__()

@@ -147,8 +147,31 @@ def run(config: dict[str, Any]) -> None:
         job.log.console.print(f"world saved: [bold]{folder}[/bold]")
         if stage == "bundle":
             return
-        from sana_wm.evaluation.run import evaluate_bundle
+        from sana_wm.evaluation import evaluate
+        from sana_wm.evaluation.report import print_report
 
-        evaluate_bundle(folder, job.data["root"], job.folder / "evaluation", quick=config["quick_evaluation"])
+        result = evaluate(
+            world,
+            job.dataset,
+            camera=job.columns.camera,
+            quick=config["quick_evaluation"],
+            out=job.folder / "evaluation",
+            show_progress=True,
+        )
+        print_report(result, job.log.console)
+        job.log.scalars(0, flatten("evaluation", result))
+        world.card = write_card(world.config, job.folder, result)
+        world.save_pretrained(folder)
     finally:
         job.log.close()
+
+
+def flatten(prefix: str, values: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a nested dict, by path."""
+    flat: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(f"{prefix}/{key}", value)
+        elif isinstance(value, (int, float)):
+            flat[f"{prefix}/{key}"] = float(value)
+    return flat

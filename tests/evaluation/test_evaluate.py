@@ -33,7 +33,9 @@ def test_measures_writes_and_prints_everything(oracle, episodes, tmp_path):
 
 
 def test_only_what_is_asked_for(oracle, episodes):
-    result = evaluate(oracle, episodes, simulator=False, parts=["fidelity", "physics"], windows=50, quick=True, horizon=2)
+    result = evaluate(
+        oracle, episodes, simulator=False, parts=["fidelity", "physics"], windows=50, quick=True, horizon=2
+    )
     assert "physics" not in result and result["windows"] == 24
     with pytest.raises(ValueError, match="colour"):
         evaluate(oracle, episodes, parts=["colour"])

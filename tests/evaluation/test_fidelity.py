@@ -43,6 +43,14 @@ def test_windows_are_reproducible_and_complete_about_what_is_missing(episodes):
         cut_windows(episodes, range(8), count=3, context=1, horizon=100, camera="observation.image")
 
 
+def test_windows_come_in_the_size_the_world_sees(episodes):
+    cut = dict(count=2, context=1, horizon=3, camera="observation.image")
+    small, full = (cut_windows(episodes, range(8), resolution=size, **cut).frames for size in ((32, 32), None))
+    assert small.shape == (2, 4, 32, 32, 3)
+    averaged = full.reshape(2, 4, 32, 2, 32, 2, 3).mean(axis=(3, 5))
+    assert np.abs(small - averaged).mean() < 1
+
+
 def test_shuffling_gives_every_window_the_actions_of_another(windows):
     shuffled = windows.shuffled
     assert not any(np.array_equal(a, b) for a, b in zip(shuffled.future_actions, windows.future_actions, strict=True))

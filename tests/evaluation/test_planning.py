@@ -76,6 +76,14 @@ def test_a_pair_does_not_depend_on_its_batch(pairs):
     assert np.array_equal(run_in_simulator(pairs[:3], few).states, run_in_simulator(pairs[:3], many).states)
 
 
+def test_planning_in_the_world_can_be_cut_short_and_says_so(oracle, pairs):
+    hasty = PlanningConfig(search=CEMConfig(samples=4, iterations=1, elites=1), lanes=8, minutes=0.0)
+    rows = planning_table(oracle, pairs, hasty)["rows"]
+    assert {name: row["block"]["trials"] for name, row in rows.items()} == {
+        "zero_action": 8, "random": 8, "replay": 8, "cem_simulator": 8, "cem_world": 2
+    }  # fmt: skip
+
+
 def test_table_has_every_row(pairs):
     rows = planning_table(None, pairs[:2], CHEAP)["rows"]
     assert list(rows) == ["zero_action", "random", "replay", "cem_simulator"]
