@@ -4,12 +4,26 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SHIPPED := $(wildcard sana_wm/worlds/pusht-64/config.json)
 
 .PHONY: demo test lint clean
 
+# The whole product on real simulator data in less than ten minutes. What it writes: runs/pusht-demo, data/pusht-demo.
 demo: $(INSTALLED)
-	$(BIN)/python -m sana_wm.train recipe=demo
-	$(BIN)/python -m sana_wm.plan world=runs/demo/world
+	@printf '\n1. Record the simulator, fit a small world to it, measure it\n\n'
+	@$(BIN)/python -m sana_wm.train data=pusht-demo recipe=demo
+	@printf '\n2. Step that world as a Gymnasium environment\n\n'
+	@$(BIN)/python examples/step_world.py --world runs/pusht-demo/world
+	@printf '\n3. Plan in it, act in the real simulator\n\n'
+	@$(BIN)/python -m sana_wm.plan world=runs/pusht-demo/world out=runs/pusht-demo/plan \
+		episodes=2 planner.search.samples=32 planner.search.iterations=3
+ifdef SHIPPED
+	@printf '\n4. The same with the shipped world pusht-64, which was trained for longer on more data\n\n'
+	@$(BIN)/python -m sana_wm.plan world=pusht-64 out=runs/pusht-demo/plan-pusht-64 episodes=3
+endif
+	@printf '\nA few minutes of training make a blurred world; look at it:\n'
+	@printf '  runs/pusht-demo/evaluation/film.png   what happened, and what the world imagined\n'
+	@printf '  runs/pusht-demo/plan*/plan.mp4        goal, real simulator and imagination side by side\n'
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -30,6 +30,7 @@ from sana_wm.data import LeRobotWriter
 from sana_wm.envs.pusht import PushTEnv
 from sana_wm.envs.pusht_physics import GOAL_POSE, STATE_NAMES, random_state
 from sana_wm.envs.pusht_policies import POLICIES
+from sana_wm.job import plain_errors
 
 TASK = "Push the T-shaped block onto the T-shaped target."
 _KEYPOINTS = [f"keypoint_{k}_{axis}" for k in range(8) for axis in "xy"]
@@ -215,12 +216,8 @@ def main(config: DictConfig) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C
     settings = OmegaConf.to_container(config, resolve=True)
     settings |= settings.pop("sim")
-    try:
+    with plain_errors("the episodes flushed to disk are kept, and the same command goes on from there"):
         out = collect(**settings)
-    except KeyboardInterrupt:
-        raise SystemExit(
-            "stopped; the episodes flushed to disk are kept, and the same command goes on from there"
-        ) from None
     print(f"{settings['episodes']} episodes in {out}")
 
 

@@ -9,14 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 
 @hydra.main(config_path="pkg://sana_wm.configs", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from sana_wm.data import DatasetError
     from sana_wm.evaluation.run import evaluate_bundle
+    from sana_wm.job import plain_errors
 
     settings = OmegaConf.to_container(cfg, resolve=True)
-    try:
+    with plain_errors("what is measured so far is in out"):
         evaluate_bundle(settings.pop("world"), **settings)
-    except (DatasetError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

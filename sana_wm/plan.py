@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from sana_wm.collect import record_episode
-from sana_wm.data import DatasetError, LeRobotDataset
+from sana_wm.data import LeRobotDataset
 from sana_wm.data.splits import split_episodes
 from sana_wm.evaluation.drawing import write_mp4
 from sana_wm.evaluation.intervals import success_interval
@@ -23,6 +23,7 @@ from sana_wm.evaluation.pairs import Pairs, cut_pairs, recorded_trajectories
 from sana_wm.evaluation.plan_video import imagined_frames, plan_video
 from sana_wm.evaluation.planning import planning_config, run_in_world, success
 from sana_wm.evaluation.windows import SIM_STATE
+from sana_wm.job import plain_errors
 from sana_wm.world import WorldModel
 
 ENV = "sana_wm/PushT-v0"
@@ -74,10 +75,8 @@ def run(cfg: DictConfig, console: Console) -> dict:
 @hydra.main(config_path="pkg://sana_wm.configs", config_name="plan", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     console = Console()
-    try:
+    with plain_errors("nothing was written"):
         result = run(cfg, console)
-    except (DatasetError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
     for kind, words in (("block", "block at its goal"), ("block_and_agent", "block and agent at their goals")):
         rate = result[kind]
         solved = round(rate["rate"] * rate["trials"])

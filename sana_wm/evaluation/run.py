@@ -9,6 +9,7 @@ from rich.console import Console
 from sana_wm.data import LeRobotDataset
 from sana_wm.data.splits import split_episodes
 from sana_wm.evaluation import PARTS, evaluate
+from sana_wm.evaluation.card import write_card
 from sana_wm.evaluation.report import print_report
 from sana_wm.world import WorldModel
 
@@ -24,6 +25,8 @@ def evaluate_bundle(
     device: str = "auto",
     camera: str | None = None,
     planner: dict[str, Any] | None = None,
+    card: bool = False,
+    show_progress: bool = True,
     console: Console | None = None,
     **options: Any,
 ) -> dict:
@@ -34,6 +37,7 @@ def evaluate_bundle(
         split: "test" or "validation".
         camera: the one named in the bundle's recipe by default, else the dataset's first.
         planner: settings as in configs/planner/cem.yaml.
+        card: write the numbers into the bundle's card.md (a local bundle).
         options: further arguments of `sana_wm.evaluation.evaluate`.
 
     Returns:
@@ -60,10 +64,12 @@ def evaluate_bundle(
         camera=camera or columns.get("camera"),
         action=columns.get("action", "action"),
         out=out,
-        show_progress=True,
+        show_progress=show_progress,
         **options,
     )
     console = console or Console()
     print_report(result, console)
+    if card:
+        (Path(bundle) / "card.md").write_text(write_card(world.config, result))
     console.print(f"{Path(out) / 'evaluation.json'}  {Path(out) / 'film.png'}", highlight=False)
     return result

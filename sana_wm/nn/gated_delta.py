@@ -76,11 +76,8 @@ def _solve(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tenso
     from_state = total.exp().repeat_interleave(tokens, dim=-1)[..., None]
 
     target = beta * (v - from_state * (k @ memory.transpose(-1, -2)))
-    if layout.independent:
-        delta = target
-    else:
-        system = beta * (k @ k.transpose(-1, -2)) * _decay_between(log_decay, total, total, layout.before, tokens)
-        delta = torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
+    system = beta * (k @ k.transpose(-1, -2)) * _decay_between(log_decay, total, total, layout.before, tokens)
+    delta = torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
     weights = (q @ k.transpose(-1, -2)) * _decay_between(log_decay, total, total, path, tokens)
     reads = from_state * (q @ memory.transpose(-1, -2)) + weights @ delta
 
@@ -104,6 +101,21 @@ def _solve(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tenso
     return rearrange(reads, "b h (f s) d -> b h f s d", s=tokens), memory
 
 
+def _single(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tensor, Tensor]:
+    """The same for one frame that depends on nothing but the memory: the stream's case."""
+    q, k, v, beta = q[:, :, 0], k[:, :, 0], v[:, :, 0], beta[:, :, 0, :, None]
+    decay = log_decay.exp()[..., None]
+    recalled = decay * (torch.cat([q, k], dim=-2) @ memory.mT)
+    from_query, from_key = recalled.split(q.shape[-2], dim=-2)
+    delta = (v - from_key) * beta
+    reads = from_query + (q @ k.mT) @ delta
+    if layout.num_writers:
+        memory = decay * memory
+        # one token is an outer product: elementwise beats a batched matrix product with inner width 1
+        memory = torch.addcmul(memory, delta.mT, k) if k.shape[-2] == 1 else memory + delta.mT @ k
+    return reads[:, :, None], memory
+
+
 def gated_delta(
     q, k, q_rot, k_rot, v, beta, log_decay, state, layout: FrameLayout, eps: float = 1e-8, form: str = "auto"
 ):
@@ -113,12 +125,13 @@ def gated_delta(
         q, k, q_rot, k_rot, v: (B, H, F, S, D) plain and rotated queries and keys (already ReLU'd and scaled), values.
         beta: (B, H, F, S) in (0, 1). log_decay: (B, H, F) <= 0.
         state: (numerator (B, H, D, D) value by key, denominator (B, H, 1, D)).
-        form: ``"sequential"``, ``"parallel"`` or ``"auto"``.
+        form: ``"sequential"``, ``"parallel"``, ``"single"`` (one frame) or ``"auto"``.
     Returns: outputs (B, H, F, S, D) and the state after the layout's writers.
     """
+    frames, tokens = q.shape[2:4]
     if form == "auto":
-        form = "parallel" if q.shape[2] * q.shape[3] <= PARALLEL_TOKENS else "sequential"
-    run = {"parallel": _solve, "sequential": _scan}[form]
+        form = "single" if frames == 1 else "parallel" if frames * tokens <= PARALLEL_TOKENS else "sequential"
+    run = {"parallel": _solve, "sequential": _scan, "single": _single}[form]
     numerator, memory = run(q_rot, k_rot, v, beta, log_decay, state[0], layout)
     denominator, normaliser = run(q, k, torch.ones_like(v[..., :1]), beta, log_decay, state[1], layout)
     return numerator / (denominator + eps), (memory, normaliser)

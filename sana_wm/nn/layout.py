@@ -33,7 +33,6 @@ class FrameLayout:
         after: (F, F) bool, frame j follows f inside f's own chunk (backward direction).
         num_writers: the first so many frames enter the memory.
         bidirectional: some chunk has more than one frame, so that ``after`` is not empty.
-        independent: no frame reads another one (the stream's usual case: one reader, or one writer).
     """
 
     offset: Tensor
@@ -42,7 +41,6 @@ class FrameLayout:
     after: Tensor
     num_writers: int
     bidirectional: bool
-    independent: bool
 
     @lru_cache(maxsize=256)  # noqa: B019 - layouts are few and live as long as the process (see frame_layout)
     def neighbour(self, distance: int, tail: int, device: torch.device) -> Tensor:
@@ -102,9 +100,7 @@ def frame_layout(write_chunks: tuple[int, ...], read_chunks: tuple[tuple[int, in
             before[f + i, f : f + i] = True
             after[f + i, f + i + 1 : f + size] = True
         f += size
-    bidirectional = bool(after.any())
-    independent = not bidirectional and not bool(before.any())
-    return FrameLayout(offset, chunk_start, before, after, num_writers, bidirectional, independent)
+    return FrameLayout(offset, chunk_start, before, after, num_writers, bidirectional=bool(after.any()))
 
 
 def chunks_of(num_frames: int, chunk_size: int, first_chunk_plus_one: bool = False) -> tuple[int, ...]:

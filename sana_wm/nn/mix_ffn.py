@@ -61,7 +61,8 @@ class MixFFN(nn.Module):
         value, gate = u.chunk(2, dim=-1)
         p = self.point(value * F.silu(gate))
         tail = state["ffn_tail"]
-        neighbours = [gather_time(p, tail, layout.neighbour(-1, 1, p.device)), p]
+        previous = tail.to(p.dtype) if frames == 1 else gather_time(p, tail, layout.neighbour(-1, 1, p.device))
+        neighbours = [previous, p]
         taps = [self.temporal[0], self.temporal[1]]
         if layout.bidirectional:
             neighbours.append(gather_time(p, tail, layout.neighbour(1, 1, p.device)))

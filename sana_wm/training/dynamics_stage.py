@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, euler_step, interpolate, start_point
+from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, interpolate, network_input, predicted_clean, start_point
 from sana_wm.models.heads import Heads
 from sana_wm.models.transformer import CleanPast, SanaTransformer
 from sana_wm.training.batches import batch_rng, noise_generator
@@ -30,7 +30,8 @@ class DynamicsLoss:
         self_forcing: share of steps at the end of training whose past is predicted by the model itself.
         self_forcing_from: progress at which self-forcing sets in (it grows linearly to the end).
         self_forcing_depth: how many predictions in a row the past is at most made of.
-        heads: weight of the heads' losses on clean latents; state: weight of proprioception read from predictions.
+        heads: weight of the heads' losses on clean latents; head_frames: how many of those a step.
+        state: weight of proprioception as the heads read it from predictions.
     """
 
     batch_size: int = 16
@@ -42,8 +43,9 @@ class DynamicsLoss:
     self_forcing: float = 0.8
     self_forcing_from: float = 0.3
     self_forcing_depth: int = 3
-    heads: float = 0.5
-    state: float = 0.5
+    heads: float = 1.0
+    head_frames: int = 1024
+    state: float = 1.0
 
 
 class DynamicsTraining(nn.Module):
@@ -83,12 +85,23 @@ class DynamicsTraining(nn.Module):
         labels = {name: torch.from_numpy(values[index]).to(device) for name, values in self.labels.items()}
         return latents, actions.to(device), labels
 
+    def single_frames(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Clean latents (R, C, h, w) and labels for the heads alone: frames cost them little, so they get many."""
+        device, count = self.transformer.device, self.config.head_frames
+        rows = rng.choice(self.starts, count) + rng.integers(1, self.config.frames, count)
+        labels = {name: torch.from_numpy(values[rows]).to(device) for name, values in self.labels.items()}
+        return torch.from_numpy(self.latents[rows].astype(np.float32)).to(device), labels
+
     def predict(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """Velocity of frames 1..T given the past 0..T-1 and its own sources; shapes (B, C, T, h, w), sigma (B, T)."""
+        """Network output for frames 1..T given the past 0..T-1, which is also their source.
+
+        past, noisy: (B, C, T, h, w). sigma: (B, T).
+        """
         before = torch.cat([torch.zeros_like(past[:, :, :1]), past[:, :, :-1]], dim=2)
-        stream = CleanPast(past, actions[:, :-1], before)
+        stream = CleanPast(network_input(self.flow, past, before, 0.0), actions[:, :-1], before)
+        shown = network_input(self.flow, noisy, past, sigma[:, None, :, None, None])
         with autocast(past.device, self.bf16):
-            out = self.transformer(noisy, sigma * TIMESTEPS, actions=actions[:, 1:], source=past, past=stream)
+            out = self.transformer(shown, sigma * TIMESTEPS, actions=actions[:, 1:], source=past, past=stream)
         return out.velocity.float()
 
     @torch.no_grad()
@@ -99,8 +112,8 @@ class DynamicsTraining(nn.Module):
             draw = torch.randn(made.shape, generator=noise, device=made.device)
             begin = start_point(self.flow, made, draw)
             sigma = torch.ones(made.shape[0], made.shape[2], device=made.device)
-            velocity = self.predict(made, actions, begin, sigma)
-            frames = euler_step(begin, velocity, sigma.new_tensor(1.0), sigma.new_tensor(0.0))
+            output = self.predict(made, actions, begin, sigma)
+            frames = predicted_clean(self.flow, output, begin, made, sigma.new_tensor(1.0))
             made = torch.cat([past[:, :, :1], frames[:, :, :-1]], dim=2)
         return made
 
@@ -125,19 +138,21 @@ class DynamicsTraining(nn.Module):
         sigma = torch.where(at_start, torch.ones_like(sigma), sigma)
         sigma_wide = sigma[:, None, :, None, None]
         noisy = interpolate(target, begin, sigma_wide)
-        velocity = self.predict(past, actions, noisy, sigma)
+        output = self.predict(past, actions, noisy, sigma)
+        predicted = predicted_clean(self.flow, output, noisy, past, sigma_wide)
 
         change = (target - clip[:, :, :-1]).abs().mean(dim=1, keepdim=True)
         weight = 1 + c.movement * (change / c.change_scale).clamp(max=1)
-        error = (velocity - (begin - target)).pow(2)
+        # velocity models are weighed in v, change models in x0 (their v error is the same divided by sigma)
+        velocity_model = self.flow.prediction == "velocity"
+        error = (output - (begin - target)).pow(2) if velocity_model else (predicted - target).pow(2)
         flow = (weight * error).mean()
 
         labels = {name: value[:, 1:] for name, value in labels.items()}
-        heads = self.heads.loss(target.transpose(1, 2), labels)  # B T C h w
+        heads = self.heads.loss(*self.single_frames(rng))
         total = flow + c.heads * sum(heads.values())
         result = {"flow": flow} | heads
         if c.state and self.heads.config.proprio_dim:
-            predicted = (noisy - sigma_wide * velocity).transpose(1, 2)
-            result["state"] = self.heads.loss(predicted, labels)["proprio"]
+            result["state"] = self.heads.loss(predicted.transpose(1, 2), labels)["proprio"]
             total = total + c.state * result["state"]
         return result | {"loss": total}

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from sana_wm.data.video import VideoEncoding, VideoFileWriter
 
 
 def format_seconds(seconds: float) -> str:
@@ -25,7 +27,7 @@ class RunLog:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.console = Console()
+        self.folder, self.console = folder, Console()
         self.file = (folder / "log.jsonl").open("a")
         self.wandb = wandb.init(project=project, dir=str(folder), config=config, mode=mode, resume="allow")
 
@@ -36,35 +38,48 @@ class RunLog:
         self.file.flush()
         self.wandb.log(values)
         if any("/val/" in key for key in values):
-            shown = "  ".join(f"{key.split('/val/')[-1]} {value:.4g}" for key, value in values.items())
-            self.console.print(f"[dim]step {step}[/dim]  {shown}")
+            shown = "  ".join(
+                f"{key.split('/val/')[-1].replace('_', ' ')} {value:.4g}" for key, value in values.items()
+            )
+            self.console.print(f"[dim]validation at step {step:,}:[/dim] {shown}", highlight=False)
 
-    def video(self, name: str, frames: np.ndarray, fps: int) -> None:
-        """frames: uint8 (T, H, W, 3). wandb turns an array into a GIF; skipped where wandb does not record."""
+    def video(self, name: str, frames: np.ndarray, fps: float) -> None:
+        """Write frames, uint8 (T, H, W, 3), to ``videos/<name>.mp4`` of the run and show them in wandb."""
         import wandb
 
-        if not self.wandb.disabled:
-            self.wandb.log({name: wandb.Video(np.moveaxis(frames, -1, 1), fps=fps, format="gif")})
+        path = self.folder / "videos" / f"{name}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        writer = VideoFileWriter(path, fps, *frames.shape[1:3], VideoEncoding())
+        writer.write(frames)
+        writer.close()
+        self.wandb.log({name: wandb.Video(str(path), format="mp4")})
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Callable[[int, float | None, dict[str, float]], None]]:
-        """A progress line; the function it yields takes (step, seconds left or None, losses)."""
-        columns = [SpinnerColumn(), TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(),
-                   TimeElapsedColumn(), TextColumn("left {task.fields[left]}  {task.fields[losses]}")]  # fmt: skip
+    def stage(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """A progress line; the function it yields takes (step, seconds left or None, losses, share done or None).
+
+        Without a share the bar shows step / total. The line shows the total loss; log.jsonl and wandb get every one.
+        """
+        columns = [
+            SpinnerColumn(finished_text=" "), TextColumn("[bold]{task.description:<9}"), BarColumn(24),
+            TextColumn("{task.percentage:>3.0f} %"), TextColumn("step {task.fields[step]:>6,}"), TimeElapsedColumn(),
+            TextColumn("left {task.fields[left]:<6}"), TextColumn("{task.fields[loss]}"),
+        ]  # fmt: skip
         smooth: dict[str, float] = {}
         with Progress(*columns, console=self.console, refresh_per_second=2) as progress:
-            task = progress.add_task(name, total=total, left="?", losses="")
+            task = progress.add_task(name, total=1.0, step=0, left="?", loss="")
             began, first = time.monotonic(), None
 
-            def show(step: int, left: float | None, losses: dict[str, float]) -> None:
+            def show(step: int, left: float | None, losses: dict[str, float], share: float | None = None) -> None:
                 nonlocal first
                 first = step - 1 if first is None else first  # a resumed stage starts where it was
                 if left is None:
                     left = (time.monotonic() - began) / (step - first) * (total - step)
                 for key, value in losses.items():
                     smooth[key] = value if key not in smooth else 0.95 * smooth[key] + 0.05 * value
-                text = " ".join(f"{key} {value:.4g}" for key, value in smooth.items())
-                progress.update(task, completed=step, left=format_seconds(left), losses=text)
+                loss = f"loss {smooth['loss']:.4g}" if "loss" in smooth else ""
+                share = step / total if share is None else min(share, 1.0)
+                progress.update(task, completed=share, step=step, left=format_seconds(left), loss=loss)
                 if losses and step % 50 == 0:
                     self.scalars(step, {f"{name}/{key}": value for key, value in smooth.items()})
 

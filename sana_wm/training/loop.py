@@ -40,7 +40,7 @@ def autocast(device: torch.device, bf16: str = "auto") -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 == "on" or (bf16 == "auto" and native))
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Training was asked to stop; everything needed to resume is on disk."""
 
 
@@ -97,14 +97,20 @@ def run_stage(
         model.load_state_dict(under("model", tensors))
         ema.shadow = {k: v.to(next(model.parameters()).device) for k, v in under("ema", tensors).items()}
         ema.updates, step, spent, done = meta["updates"], meta["step"], meta["seconds"], meta["done"]
-        if not done:
-            optimizer.load(under("optimizer", tensors))
+        if done:
+            ema.copy_to(model)
+            log.console.print(f"{name} was trained before ({step:,} steps): taken from {path}", highlight=False)
+            return model.eval().requires_grad_(False)
+        optimizer.load(under("optimizer", tensors))
 
     def save() -> None:
         tensors = prefixed("model", model.state_dict()) | prefixed("ema", ema.shadow)
         if not done:
             tensors |= prefixed("optimizer", optimizer.tensors())
         save_checkpoint(path, tensors, {"step": step, "updates": ema.updates, "seconds": spent, "done": done})
+
+    def share_done() -> float:
+        return max(step / config.steps, spent / 60 / config.minutes if config.minutes else 0.0)
 
     def check() -> dict:
         live = {k: p.detach().clone() for k, p in model.named_parameters()}
@@ -127,8 +133,7 @@ def run_stage(
         with log.stage(name, config.steps) as show:
             while not done:
                 begin = time.monotonic()
-                share = spent / 60 / config.minutes if config.minutes else 0.0
-                progress = max(step / config.steps, share)
+                progress = share_done()
                 optimizer.scale_lr(lr_factor(config, step, progress))
                 losses = loss_fn(step, progress)
                 optimizer.zero_grad()
@@ -146,7 +151,8 @@ def run_stage(
                 done = step >= config.steps or (config.minutes is not None and spent >= 60 * config.minutes)
                 left = spent / step * (config.steps - step)
                 left = min(left, 60 * config.minutes - spent) if config.minutes else left
-                show(step, left, {k: float(v.detach()) for k, v in losses.items()} | {"grad_norm": float(norm)})
+                shown = {k: float(v.detach()) for k, v in losses.items()} | {"grad_norm": float(norm)}
+                show(step, left, shown, share_done())
                 if spent - validated > config.validate_every or done:
                     validated = spent
                     log.scalars(step, {f"{name}/val/{k}": v for k, v in check().items()})

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from sana_wm.data import LeRobotDataset
 from sana_wm.data.arrays import EpisodeArrays, load_arrays
@@ -32,6 +33,7 @@ from sana_wm.world import ActionCodec, Starts, WorldModel
 from sana_wm.world.tokenizer import FrameTokenizer
 
 Settings = TypeVar("Settings")
+VALIDATION_HORIZON = 16  # steps
 
 
 def settings(cls: type[Settings], values: dict[str, Any]) -> Settings:
@@ -72,6 +74,22 @@ class Bounds:
 
     low: float | tuple[float, ...] | None = None
     high: float | tuple[float, ...] | None = None
+
+
+def check_lengths(dataset: LeRobotDataset, context: int, window: int) -> None:
+    """Whether the split has episodes long enough to train on (``window`` frames) and to validate with.
+
+    Raises:
+        ValueError: it has not.
+    """
+    split = split_episodes(dataset.num_episodes)
+    for part, needed in (("train", window), ("validation", context + VALIDATION_HORIZON)):
+        longest = int(dataset.episode_lengths[split[part].start : split[part].stop].max())
+        if longest < needed:
+            raise ValueError(
+                f"the longest {part} episode has {longest} frames, {needed} are needed: record longer ones, or choose "
+                "a shorter recipe.dynamics.loss.frames and data.context"
+            )
 
 
 def load_data(
@@ -214,7 +232,7 @@ def start_bank(arrays: EpisodeArrays, columns: Columns, context: int, count: int
 
 
 def imagined_errors(
-    world: WorldModel, arrays: EpisodeArrays, columns: Columns, windows: int = 96, horizon: int = 16
+    world: WorldModel, arrays: EpisodeArrays, columns: Columns, windows: int = 96, horizon: int = VALIDATION_HORIZON
 ) -> dict:
     """Open-loop quality on validation episodes at steps 1, 5 and the last: latent error over that of copying the last
     frame, and the mean error of proprioception as the heads read it from imagined latents (dataset units).
@@ -237,3 +255,21 @@ def imagined_errors(
         if imagined.proprio is not None:
             scores[f"proprio_error_{step}"] = float((imagined.proprio[:, step - 1] - proprio[:, step - 1]).abs().mean())
     return scores
+
+
+def sample_video(
+    world: WorldModel, arrays: EpisodeArrays, columns: Columns, lanes: int = 6, horizon: int = 24
+) -> np.ndarray:
+    """Validation episodes side by side, real above imagined: uint8 (T, 2 H, lanes W, 3)."""
+    context = world.config.context
+    starts = window_starts(arrays.starts, split_episodes(arrays.num_episodes)["validation"], context + 1)
+    rows = starts[np.linspace(0, len(starts) - 1, lanes).astype(np.int64)]
+    ends = arrays.starts[np.searchsorted(arrays.starts, rows, side="right")]
+    horizon = min(horizon, int((ends - rows).min()) - context)
+    index = rows[:, None] + np.arange(context + horizon)
+    actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1)[index].astype(np.float32)
+    state = world.begin(arrays.frames[index[:, :context]], actions[:, : context - 1], seeds=np.arange(lanes))
+    imagined = world.decode(world.rollout(state, actions[:, context - 1 : -1]).latents)
+    real = arrays.frames[index[:, context:]]
+    both = np.concatenate([real, imagined], axis=2)  # lanes T 2H W 3
+    return rearrange(both, "b t h w c -> t h (b w) c")

@@ -1,5 +1,6 @@
 """One run of the recipe, from a configuration to a world on disk."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 from sana_wm.data import LeRobotDataset
 from sana_wm.data.arrays import EpisodeArrays
 from sana_wm.diffusion.flow import FlowConfig
+from sana_wm.evaluation.card import write_card
 from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import Heads, HeadsConfig
 from sana_wm.models.transformer import SanaConfig, SanaTransformer
 from sana_wm.training import recipe
-from sana_wm.training.card import write_card
+from sana_wm.training.checkpoint import read_meta
 from sana_wm.training.dynamics_stage import DynamicsLoss
 from sana_wm.training.logging import RunLog
 from sana_wm.training.loop import LoopConfig
@@ -30,17 +32,71 @@ def loop_config(values: dict[str, Any], seed: int) -> LoopConfig:
     return recipe.settings(LoopConfig, values | {"optimizer": optimizer, "seed": seed})
 
 
+def latent_grid(config: DCAEConfig, resolution: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the latents of frames.
+
+    Raises:
+        ValueError: a resolution that the tokenizer cannot halve often enough.
+    """
+    side = config.compression
+    if len(resolution) != 2 or any(pixels < side or pixels % side for pixels in resolution):
+        raise ValueError(f"data.resolution={list(resolution)}: expected [height, width] in multiples of {side}, the "
+                         "compression of the tokenizer")  # fmt: skip
+    return tuple(pixels // side for pixels in resolution)
+
+
 class Run:
-    """The parts of a run, each made from what the earlier ones left in the folder."""
+    """The parts of a run, each made from what the earlier ones left in the folder.
+
+    Every setting is read at once: a misspelt one must not surface after an hour of training.
+    """
 
     def __init__(self, config: dict[str, Any]):
         self.config, self.data, self.recipe = config, config["data"], config["recipe"]
         self.folder, self.seed = Path(config["out"]), config["seed"]
+        stages = {name: self.recipe[name] for name in ("tokenizer", "dynamics")}
+        self.loops = {name: loop_config(section["loop"], self.seed) for name, section in stages.items()}
+        self.tokenizer_loss = recipe.settings(TokenizerLoss, stages["tokenizer"]["loss"])
+        self.dynamics_loss = recipe.settings(DynamicsLoss, stages["dynamics"]["loss"])
+        self.flow = recipe.settings(FlowConfig, self.recipe["flow"])
+        self.bounds = recipe.settings(recipe.Bounds, self.data["bounds"])
+        self.dcae = DCAEConfig.from_dict(config["tokenizer"])
+        self.resolution = tuple(self.data["resolution"])
+        self.grid = latent_grid(self.dcae, self.resolution)
+        self.transformer_config(action_dim=1)
         device = config["device"]
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         mode = config["wandb"]["mode"]
         mode = ("online" if os.environ.get("WANDB_API_KEY") else "disabled") if mode == "auto" else mode
+        precisions = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+        if config["weights"] not in precisions:
+            raise ValueError(f"weights={config['weights']!r}: expected one of {', '.join(precisions)}")
+        self.weights = precisions[config["weights"]]
         self.log = RunLog(self.folder, config, mode, config["wandb"]["project"])
+
+    def transformer_config(self, action_dim: int) -> SanaConfig:
+        given = {"in_channels": self.dcae.latent_channels, "grid": self.grid, "action_dim": action_dim}
+        return SanaConfig.from_dict(given | self.config["model"])
+
+    def claim(self, stage: str, made_of: dict[str, Any]) -> None:
+        """Note beside a stage's checkpoint what it is made of, or hold it against what it was begun with.
+
+        Raises:
+            ValueError: the checkpoint belongs to other data or another model.
+        """
+        note, checkpoint = self.folder / f"{stage}.json", self.folder / f"{stage}.safetensors"
+        if checkpoint.exists() and note.exists():
+            begun = json.loads(note.read_text())
+            changed = [f"{key} was {begun.get(key)}, now {value}" for key, value in made_of.items()
+                       if begun.get(key) != value]  # fmt: skip
+            if changed:
+                raise ValueError(
+                    f"{checkpoint} was begun with other settings: {'; '.join(changed)}. Go back to them, give another "
+                    f"folder (out=...), or delete the file to train the {stage} anew"
+                )
+        partial = note.with_name(note.name + ".partial")
+        partial.write_text(json.dumps(made_of, indent=1))
+        os.replace(partial, note)
 
     def collect(self) -> None:
         """Record the simulator, if this data is recorded and not complete yet."""
@@ -51,53 +107,49 @@ class Run:
 
     def open_data(self) -> None:
         self.dataset = LeRobotDataset(self.data["root"])
+        if not self.dataset.cameras:
+            raise ValueError(f"{self.data['root']}: the dataset has no camera; it has {sorted(self.dataset.features)}")
         values = dict(self.data["columns"])
         values["camera"] = values["camera"] or self.dataset.cameras[0]
         self.columns = recipe.settings(recipe.Columns, values)
-        resolution = tuple(self.data["resolution"])
+        recipe.check_lengths(self.dataset, self.data["context"], self.dynamics_loss.frames)
         self.arrays: EpisodeArrays = recipe.load_data(
-            self.dataset, self.columns, resolution, self.folder / "frames", self.log
+            self.dataset, self.columns, self.resolution, self.folder / "frames", self.log
         )
 
     def tokenizer(self) -> None:
         """Train, or load the finished stage, and encode the dataset."""
-        config = DCAEConfig.from_dict(self.config["tokenizer"])
-        section = self.recipe["tokenizer"]
-        loop = loop_config(section["loop"], self.seed)
-        loss = recipe.settings(TokenizerLoss, section["loss"])
+        made_of = {"data.root": str(self.data["root"]), "seed": self.seed, "data.resolution": self.data["resolution"]}
+        columns = {f"data.columns.{key}": value for key, value in self.data["columns"].items()}
+        self.made_of = made_of | columns | {f"tokenizer.{k}": v for k, v in self.config["tokenizer"].items()}
+        self.claim("tokenizer", self.made_of)
         self.tokenizer_model = recipe.train_tokenizer(
-            config, loss, loop, self.arrays, self.columns, self.folder, self.device, self.log
-        )
+            self.dcae, self.tokenizer_loss, self.loops["tokenizer"], self.arrays, self.columns, self.folder,
+            self.device, self.log,
+        )  # fmt: skip
         self.latents = recipe.encode_dataset(self.tokenizer_model, self.arrays, self.folder / "latents", self.log)
 
     def world(self) -> WorldModel:
         """An untrained world around the trained tokenizer."""
-        dcae, data = self.tokenizer_model.dcae.config, self.data
-        resolution = tuple(self.arrays.frames.shape[1:3])
-        grid = tuple(side // dcae.compression for side in resolution)
-        codec = recipe.action_codec(
-            self.dataset, self.arrays, self.columns, recipe.settings(recipe.Bounds, data["bounds"]), data["unit"]
-        )
-        names = recipe.column_names(self.dataset, self.columns.proprio)
-        c = self.columns
+        data, c = self.data, self.columns
+        codec = recipe.action_codec(self.dataset, self.arrays, c, self.bounds, data["unit"])
+        names = recipe.column_names(self.dataset, c.proprio)
         config = WorldConfig(
             fps=float(self.dataset.fps),
-            resolution=resolution,
+            resolution=self.resolution,
             context=data["context"],
             max_episode_steps=data["max_episode_steps"],
-            tokenizer=dcae,
-            transformer=SanaConfig.from_dict(
-                {"in_channels": dcae.latent_channels, "grid": grid, "action_dim": codec.width} | self.config["model"]
-            ),
+            tokenizer=self.dcae,
+            transformer=self.transformer_config(codec.width),
             heads=HeadsConfig(
-                dcae.latent_channels,
-                grid,
+                self.dcae.latent_channels,
+                self.grid,
                 len(names),
                 c.reward is not None,
                 c.terminated is not None,
                 c.success is not None,
             ),
-            flow=recipe.settings(FlowConfig, self.recipe["flow"]),
+            flow=self.flow,
             codec=codec,
             proprio_names=names,
             task=data["task"],
@@ -112,15 +164,38 @@ class Run:
 
     def dynamics(self, world: WorldModel) -> None:
         """Train, or load the finished stage, in place."""
-        section = self.recipe["dynamics"]
-        loop = loop_config(section["loop"], self.seed)
+        trained = read_meta(self.folder / "tokenizer.safetensors")
+        made_of = self.made_of | {f"model.{k}": v for k, v in self.config["model"].items()}
+        made_of |= {f"recipe.flow.{k}": v for k, v in self.recipe["flow"].items()}
+        self.claim("dynamics", made_of | {"seconds of tokenizer training": trained["seconds"]})
         for module in (world.transformer, world.heads):
             module.requires_grad_(True)
         recipe.train_dynamics(
-            world.transformer, world.heads, world.config.flow, recipe.settings(DynamicsLoss, section["loss"]), loop,
+            world.transformer, world.heads, world.config.flow, self.dynamics_loss, self.loops["dynamics"],
             world.codec, self.latents, self.arrays, self.columns, self.folder, self.device, self.log,
-            lambda: recipe.imagined_errors(world, self.arrays, self.columns),
+            lambda: self.look(world),
         )  # fmt: skip
+
+    def look(self, world: WorldModel) -> dict[str, float]:
+        """Validation of the dynamics: a film of imagined episodes, and numbers."""
+        film = recipe.sample_video(world, self.arrays, self.columns)
+        self.log.video("imagined", film, world.config.fps)
+        return recipe.imagined_errors(world, self.arrays, self.columns)
+
+    def save(self, world: WorldModel) -> Path:
+        """Write the bundle, with what the training cost."""
+        extra = world.config.extra
+        extra["training"] = {}
+        for stage in ("tokenizer", "dynamics"):
+            meta = read_meta(self.folder / f"{stage}.safetensors")
+            extra["training"][stage] = {"steps": meta["step"], "minutes": round(meta["seconds"] / 60, 1)}
+        threads = f"{torch.get_num_threads()} CPU threads"
+        extra["machine"] = f"trained on {threads if self.device.type == 'cpu' else torch.cuda.get_device_name()}"
+        world.card = write_card(world.config)
+        folder = self.folder / "world"
+        world.save_pretrained(folder, dtype=self.weights)
+        self.log.console.print(f"world saved: [bold]{folder}[/bold]")
+        return folder
 
 
 def run(config: dict[str, Any]) -> None:
@@ -141,27 +216,23 @@ def run(config: dict[str, Any]) -> None:
         job.dynamics(world)
         if stage == "dynamics":
             return
-        folder = job.folder / "world"
-        world.card = write_card(world.config, job.folder)
-        world.save_pretrained(folder)
-        job.log.console.print(f"world saved: [bold]{folder}[/bold]")
+        folder = job.save(world)
         if stage == "bundle":
             return
-        from sana_wm.evaluation import evaluate
-        from sana_wm.evaluation.report import print_report
+        from sana_wm.evaluation.run import evaluate_bundle
 
-        result = evaluate(
-            world,
-            job.dataset,
-            camera=job.columns.camera,
+        result = evaluate_bundle(
+            folder,
+            job.data["root"],
+            job.folder / "evaluation",
             quick=config["quick_evaluation"],
-            out=job.folder / "evaluation",
+            camera=job.columns.camera,
+            device=str(job.device),
+            card=True,
+            console=job.log.console,
             show_progress=True,
         )
-        print_report(result, job.log.console)
         job.log.scalars(0, flatten("evaluation", result))
-        world.card = write_card(world.config, job.folder, result)
-        world.save_pretrained(folder)
     finally:
         job.log.close()
 

@@ -47,12 +47,13 @@ class ActionCodec:
         high = actions.max(0) if high is None else np.broadcast_to(np.asarray(high, np.float64), (width,))
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
         high = np.where(high > low, high, low + 1e-3)  # a column that never moved still needs a range
+        std = actions.std(0, dtype=np.float64)
         return cls(
             tuple(names or (f"action_{i}" for i in range(width))),
             tuple(low.tolist()),
             tuple(high.tolist()),
             tuple(actions.mean(0, dtype=np.float64).tolist()),
-            tuple(np.maximum(actions.std(0, dtype=np.float64), 1e-6).tolist()),
+            tuple(np.where(std > 1e-6, std, 1.0).tolist()),  # a constant column must not blow up what differs a little
             unit,
         )
 

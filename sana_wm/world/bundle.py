@@ -32,6 +32,8 @@ def locate(name_dir_or_repo: str | os.PathLike) -> Path:
     path = Path(name_dir_or_repo)
     if (path / "config.json").is_file():
         return path
+    if not path.exists() and (_previous(path) / "config.json").is_file():
+        return _previous(path)  # a save was killed between its two renames
     name = str(name_dir_or_repo)
     if (SHIPPED / name / "config.json").is_file() and "/" not in name:
         return SHIPPED / name
@@ -96,24 +98,47 @@ def load_starts(folder: Path) -> Starts:
     return Starts(tensors["frames"].numpy(), tensors["actions"].numpy())
 
 
-def save_bundle(folder: Path, config: WorldConfig, parts: dict[str, nn.Module], starts: Starts, card: str) -> None:
-    """Write beside the target and swap it in; an existing bundle is replaced only by a complete one."""
-    folder = Path(folder)
+def _previous(folder: Path) -> Path:
+    """Where the old bundle stands while a new one takes its place."""
+    folder = folder.absolute()  # "." has no name
+    return folder.with_name(folder.name + ".old")
+
+
+def save_bundle(
+    folder: Path,
+    config: WorldConfig,
+    parts: dict[str, nn.Module],
+    starts: Starts,
+    card: str,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write beside the target and swap it in; an existing bundle is replaced only by a complete one.
+
+    ``dtype`` stores floating-point weights in another precision; they load back as what the networks use.
+
+    Raises:
+        ValueError: the folder holds something else than a bundle, which would be lost.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and not (folder / "config.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is not a bundle and not empty: saving would delete it; choose a new folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     (partial / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
     for name, module in parts.items():
         tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
+        if dtype is not None:
+            tensors = {key: t.to(dtype) if t.is_floating_point() else t for key, t in tensors.items()}
         save_file(tensors, partial / f"{name}.safetensors")
     frames, actions = (np.ascontiguousarray(array) for array in (starts.frames, starts.actions))
     save_file(
         {"frames": torch.from_numpy(frames), "actions": torch.from_numpy(actions)}, partial / "starts.safetensors"
     )
     (partial / "card.md").write_text(card)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = _previous(folder)
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
     os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sana_wm.diffusion.flow import FlowConfig
@@ -72,17 +72,18 @@ class WorldConfig:
             "tokenizer": self.tokenizer.to_dict(),
             "transformer": self.transformer.to_dict(),
             "heads": self.heads.to_dict(),
-            "flow": {"start": self.flow.start, "start_noise": self.flow.start_noise, "steps": self.flow.steps,
-                     "shift": self.flow.shift},
+            "flow": asdict(self.flow),
             "codec": self.codec.to_dict(),
             "extra": self.extra,
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> WorldConfig:
         """Raises:
         ValueError: another format, or settings that are missing or unknown.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"config.json holds a {type(values).__name__}, expected an object")
         values = dict(values)
         if (found := values.pop("format", None)) != FORMAT:
             raise ValueError(f"config.json says format {found!r}, this version reads {FORMAT!r}")

@@ -30,7 +30,8 @@ def lane_noise(seeds: Tensor, frame: Tensor, draw: int, shape: tuple[int, ...]) 
     Returns: (B, *shape) float32.
     """
     golden = -7046029254386353131  # 2^64 / golden ratio
-    key = _mix(_mix(_mix(seeds) + golden * (frame + 1)) + golden * (draw + 1))
+    call = torch.tensor(draw + 1, device=seeds.device)  # a tensor: its product with golden wraps around
+    key = _mix(_mix(_mix(seeds) + golden * (frame + 1)) + golden * call)
     counter = torch.arange(math.prod(shape), device=seeds.device, dtype=torch.int64)
     bits = _mix(key[:, None] + golden * (counter + 1))
     first = ((bits >> 32) & 0xFFFFFFFF).double()

@@ -36,7 +36,7 @@ class FrameTokenizer(nn.Module):
         """uint8 (..., H, W, 3) -> normalised latents (..., C, h, w)."""
         lead = frames.shape[:-3]
         latents = self.dcae.encode(self.pixels(frames.reshape(-1, *frames.shape[-3:])))
-        return ((latents - self.latent_mean) / self.latent_std).unflatten(0, lead)
+        return ((latents - self.latent_mean) / self.latent_std).reshape(*lead, *latents.shape[1:])
 
     def decode(self, latents: Tensor) -> np.ndarray:
         """Normalised latents (..., C, h, w) -> uint8 (..., H, W, 3)."""

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, euler_step, sigma_grid, start_point
+from sana_wm.diffusion.flow import (
+    TIMESTEPS,
+    FlowConfig,
+    euler_step,
+    network_input,
+    predicted_velocity,
+    sigma_grid,
+    start_point,
+)
 from sana_wm.models.heads import Heads
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.world.action_codec import as_action_tensor
@@ -83,10 +91,10 @@ class WorldModel:
         )
         return world.to(device) if device is not None else world
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the bundle, whole or not at all."""
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+        """Write the bundle, whole or not at all. ``dtype``: precision of the stored weights (default: as they are)."""
         parts = {"transformer": self.transformer, "tokenizer": self.tokenizer, "heads": self.heads}
-        save_bundle(Path(folder), self.config, parts, self.starts, self.card)
+        save_bundle(Path(folder), self.config, parts, self.starts, self.card, dtype)
 
     def to(self, device: Any) -> WorldModel:
         """Move the networks, in place; "auto" takes CUDA where there is one."""
@@ -148,10 +156,10 @@ class WorldModel:
         """
         if prompt is not None:
             raise ValueError("this world was trained without text: leave prompt out")
+        if 0 in np.shape(frames)[:2]:
+            raise ValueError(f"frames have shape {tuple(np.shape(frames))}: begin needs at least one frame per lane")
         latents = self.encode(frames).transpose(1, 2)  # B C T h w
         lanes, count = latents.shape[0], latents.shape[2]
-        if count < 1:
-            raise ValueError("begin needs at least one frame per lane")
         seeds = torch.arange(lanes) if seeds is None else torch.as_tensor(seeds, dtype=torch.int64)
         if seeds.shape != (lanes,):
             raise ValueError(f"seeds have shape {tuple(seeds.shape)}, expected ({lanes},): one per lane")
@@ -164,7 +172,8 @@ class WorldModel:
             led_by[:, 1:] = self.codec.normalise(as_action_tensor(self.codec.check(actions), self.device))
         before = torch.cat([torch.zeros_like(latents[:, :, :1]), latents[:, :, :-1]], dim=2)
         still = torch.zeros(lanes, count, device=self.device)
-        out = self.transformer(latents, still, actions=led_by, source=before, commit=True)
+        shown = network_input(self.config.flow, latents, before, 0.0)
+        out = self.transformer(shown, still, actions=led_by, source=before, commit=True)
         return WorldState(out.state, latents[:, :, -1], seeds.to(self.device))
 
     def step(self, state: WorldState, actions: np.ndarray | Tensor) -> tuple[WorldState, Prediction]:
@@ -186,8 +195,8 @@ class WorldModel:
         """Imagine H steps without decoding. actions: (B, H, A) in dataset units -> Prediction over H."""
         state = self._own(state)
         shape = tuple(np.shape(actions))
-        if len(shape) != 3 or shape[0] != state.num_lanes or shape[2] != self.codec.width:
-            raise ValueError(f"actions have shape {shape}, expected ({state.num_lanes}, H, {self.codec.width})")
+        if len(shape) != 3 or shape[0] != state.num_lanes or shape[1] < 1 or shape[2] != self.codec.width:
+            raise ValueError(f"actions have shape {shape}, expected ({state.num_lanes}, H >= 1, {self.codec.width})")
         checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
         led_by = self.codec.normalise(as_action_tensor(checked, self.device))
         latents = []
@@ -207,12 +216,15 @@ class WorldModel:
         led_by = actions[:, None]
         for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
             time = (sigma * TIMESTEPS).expand(state.num_lanes)
-            out = self.transformer(x, time, actions=led_by, source=previous, state=state.stream)
-            x = euler_step(x, out.velocity, sigma, following)
+            shown = network_input(flow, x, previous, sigma)
+            out = self.transformer(shown, time, actions=led_by, source=previous, state=state.stream)
+            velocity = predicted_velocity(flow, out.velocity, x, previous, sigma)
+            x = euler_step(x, velocity, sigma, following)
         if last:
             return WorldState(state.stream, x[:, :, 0], state.seeds)
         still = torch.zeros(state.num_lanes, device=self.device)
-        out = self.transformer(x, still, actions=led_by, source=previous, state=state.stream, commit=True)
+        shown = network_input(flow, x, previous, 0.0)
+        out = self.transformer(shown, still, actions=led_by, source=previous, state=state.stream, commit=True)
         return WorldState(out.state, x[:, :, 0], state.seeds)
 
     def _own(self, state: WorldState) -> WorldState:
@@ -220,7 +232,8 @@ class WorldModel:
         empty = self.transformer.initial_state(0)
         shapes = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in state.stream.blocks]
         expected = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in empty.blocks]
-        if shapes != expected:
+        latent = (self.config.transformer.in_channels, *self.config.transformer.grid)
+        if shapes != expected or tuple(state.latent.shape[1:]) != latent:
             raise ValueError(
                 "this state belongs to another world: its memory has other shapes; begin() makes a fitting one"
             )

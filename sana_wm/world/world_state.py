@@ -95,7 +95,11 @@ class WorldState:
             raise ValueError(
                 f"these {len(data)} bytes are not a saved WorldState ({error}); use state.to_bytes()"
             ) from error
-        return WorldState(StreamState(frame, ordered), latent, seeds)
+        state = WorldState(StreamState(frame, ordered), latent, seeds)
+        lanes = {name: len(tensor) if tensor.ndim else None for name, tensor in state._tensors().items()}
+        if len(set(lanes.values())) != 1:
+            raise ValueError(f"these bytes are not a saved WorldState: its tensors disagree about the lanes, {lanes}")
+        return state
 
     def __getstate__(self) -> bytes:
         return self.to_bytes()

@@ -81,6 +81,15 @@ def test_readers_equal_a_stream_that_stops_at_them(form):
         assert untouched[0] is stream[0]
 
 
+@pytest.mark.parametrize("layout", [frame_layout((1,)), frame_layout((), ((1, 0),))])
+def test_the_single_frame_form(layout):
+    x, state = inputs(1)
+    out, new = gated_delta(*x, state, layout, form="single")
+    expected, final = gated_delta(*x, state, layout, form="sequential")
+    assert torch.allclose(out, expected, atol=1e-10)
+    assert torch.allclose(new[0], final[0], atol=1e-12) and torch.allclose(new[1], final[1], atol=1e-12)
+
+
 def test_both_forms_have_the_same_gradients():
     layout, grads = frame_layout((1, 2), ((2, 1),)), []
     for form in ("sequential", "parallel"):

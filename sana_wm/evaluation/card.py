@@ -1,9 +1,7 @@
 """The card of a world: what it was made from and what it measured, in Markdown."""
 
 import json
-from pathlib import Path
 
-from sana_wm.training.checkpoint import read_meta
 from sana_wm.world import WorldConfig
 
 
@@ -67,15 +65,14 @@ def _percent(entry: dict) -> str:
     return f"{100 * entry['mean']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
 
 
-def write_card(config: WorldConfig, folder: Path, result: dict | None = None) -> str:
-    """Card of the world trained in ``folder``."""
-    lines = [f"# {config.extra['data']['name']}", "", config.task, ""]
-    lines += ["## Recipe", ""]
-    for stage in ("tokenizer", "dynamics"):
-        meta = read_meta(folder / f"{stage}.safetensors")
-        lines.append(f"- {stage}: {meta['step']} steps, {meta['seconds'] / 60:.0f} minutes of training")
-    lines += [f"- seed: {config.extra['seed']}", "", "```json"]
-    lines += [json.dumps({key: config.extra[key] for key in ("data", "recipe")}, indent=1), "```", ""]
+def write_card(config: WorldConfig, result: dict | None = None) -> str:
+    """Card of a world: its data, recipe and cost, and what `sana_wm.evaluation.evaluate` measured, if given."""
+    extra = config.extra
+    lines = [f"# {extra['data']['name']}", "", config.task, "", "## Recipe", ""]
+    for stage, cost in extra["training"].items():
+        lines.append(f"- {stage}: {cost['steps']} steps, {cost['minutes']} minutes of training")
+    lines += [f"- seed: {extra['seed']}", f"- {extra['machine']}", "", "```json"]
+    lines += [json.dumps({key: extra[key] for key in ("data", "recipe")}, indent=1), "```", ""]
     if result is not None:
         lines += ["## Measured", "", *measured(result)]
     return "\n".join(lines)

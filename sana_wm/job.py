@@ -1,0 +1,25 @@
+"""How a job ends when something is wrong: one line that says what to do, in place of a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from omegaconf.errors import MissingMandatoryValue
+
+
+@contextmanager
+def plain_errors(resume: str) -> Iterator[None]:
+    """Turn a user's mistakes into ``error: ...`` with exit code 1, and Ctrl-C into ``stopped; <resume>`` with 130.
+
+    Only errors whose message is written for people are caught (settings, datasets, worlds, files); a bug keeps its
+    traceback.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or f'stopped; {resume}'}", file=sys.stderr)
+        sys.exit(130)
+    except MissingMandatoryValue as error:
+        sys.exit(f"error: {error.full_key} is not given; add {error.full_key}=... to the command line")
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
