@@ -38,7 +38,8 @@ action = env.action_space.sample()
 first = env.step(action)[0]
 env.get_wrapper_attr("set_state")(state)
 again = env.step(action)[0]
-print(f"state {state.nbytes / 1e6:.2f} MB; the same action from it gives the same frame: {np.array_equal(first, again)}")
+same = np.array_equal(first, again)
+print(f"state of {state.nbytes / 1e6:.2f} MB; the same action from it gives the same frame: {same}")
 
 # Three branches of the present, each with its own future.
 branches = env.get_wrapper_attr("fork")(3)

@@ -162,6 +162,9 @@ def collect(
     fps = PushTEnv.metadata["render_fps"]
     writer = LeRobotWriter(out, fps, FEATURES, robot_type="pusht", flush_every=flush_every)
     done = writer.num_episodes
+    if done >= episodes:
+        writer.close()
+        return out
     progress = Progress(
         TextColumn("collect"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"),
         TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -170,7 +173,7 @@ def collect(
     recorder = record_episodes(done, episodes, workers, **settings)
     try:
         with progress:
-            bar = progress.add_task("collect", total=episodes, completed=min(done, episodes), rate="")
+            bar = progress.add_task("collect", total=episodes, completed=done, rate="")
             for index, (episode, metadata) in enumerate(recorder, start=done):
                 writer.add_episode(episode, TASK, metadata)
                 speed = progress.tasks[bar].speed

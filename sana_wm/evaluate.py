@@ -10,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 @hydra.main(config_path="pkg://sana_wm.configs", config_name="evaluate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     from sana_wm.evaluation.run import evaluate_bundle
-    from sana_wm.job import plain_errors
+    from sana_wm.job import check_device, plain_errors
 
     settings = OmegaConf.to_container(cfg, resolve=True)
     with plain_errors("what is measured so far is in out"):
+        check_device(cfg.device)
         evaluate_bundle(settings.pop("world"), **settings)
 
 

@@ -23,3 +23,16 @@ def plain_errors(resume: str) -> Iterator[None]:
         sys.exit(f"error: {error.full_key} is not given; add {error.full_key}=... to the command line")
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless torch can compute on the device of that name here ("auto" always can)."""
+    import torch
+
+    if name == "auto":
+        return
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={name!r} cannot be used here ({str(error).splitlines()[0]}): expected auto, cpu or "
+                         "cuda") from error  # fmt: skip

@@ -23,7 +23,7 @@ from sana_wm.evaluation.pairs import Pairs, cut_pairs, recorded_trajectories
 from sana_wm.evaluation.plan_video import imagined_frames, plan_video
 from sana_wm.evaluation.planning import planning_config, run_in_world, success
 from sana_wm.evaluation.windows import SIM_STATE
-from sana_wm.job import plain_errors
+from sana_wm.job import check_device, plain_errors
 from sana_wm.world import WorldModel
 
 ENV = "sana_wm/PushT-v0"
@@ -60,7 +60,8 @@ def run(cfg: DictConfig, console: Console) -> dict:
     out = Path(cfg.out)
     out.mkdir(parents=True, exist_ok=True)
     with console.status("drawing the video"):
-        title = f"Planned in {Path(str(cfg.world)).name}, acted in PushT"
+        name = world.config.extra.get("data", {}).get("name", Path(str(cfg.world)).name)
+        title = f"Planned in {name}, acted in PushT"
         imagined = imagined_frames(world, acted, planning.budget)
         write_mp4(out / "plan.mp4", plan_video(pairs, acted, imagined, title), world.config.fps)
     result = {
@@ -76,6 +77,7 @@ def run(cfg: DictConfig, console: Console) -> dict:
 def main(cfg: DictConfig) -> None:
     console = Console()
     with plain_errors("nothing was written"):
+        check_device(cfg.device)
         result = run(cfg, console)
     for kind, words in (("block", "block at its goal"), ("block_and_agent", "block and agent at their goals")):
         rate = result[kind]

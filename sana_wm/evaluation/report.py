@@ -77,7 +77,9 @@ def _speed(result):
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), min_width=len(title)
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 and not column else "right", no_wrap=True)
     return table

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
 
 from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, interpolate, network_input, predicted_clean, start_point
-from sana_wm.models.heads import Heads
 from sana_wm.models.transformer import CleanPast, SanaTransformer
 from sana_wm.training.batches import batch_rng, noise_generator
 from sana_wm.training.loop import autocast
@@ -30,8 +30,7 @@ class DynamicsLoss:
         self_forcing: share of steps at the end of training whose past is predicted by the model itself.
         self_forcing_from: progress at which self-forcing sets in (it grows linearly to the end).
         self_forcing_depth: how many predictions in a row the past is at most made of.
-        heads: weight of the heads' losses on clean latents; head_frames: how many of those a step.
-        state: weight of proprioception as the heads read it from predictions.
+        proprio: weight of the error of proprioception.
     """
 
     batch_size: int = 16
@@ -43,54 +42,43 @@ class DynamicsLoss:
     self_forcing: float = 0.8
     self_forcing_from: float = 0.3
     self_forcing_depth: int = 3
-    heads: float = 1.0
-    head_frames: int = 1024
-    state: float = 1.0
+    proprio: float = 10.0
 
 
 class DynamicsTraining(nn.Module):
-    """Transformer and heads, trained together on windows of latents, actions and labels.
+    """The transformer on windows of latents and actions.
 
     Args:
-        latents: (N, C, h, w). actions: (N, A) normalised, row t leads from t to t + 1. labels: name -> (N, ...) of the
-            frame itself: ``proprio`` of it, ``reward``, ``terminated``, ``success`` of the transition that led to it.
+        latents: (N, C, h, w). actions: (N, A) normalised, row t leads from t to t + 1.
         starts: rows at which windows may start.
+        image_channels: so many of the channels are the image's; the rest is proprioception (`sana_wm.world.proprio`).
     """
 
     def __init__(
         self,
         transformer: SanaTransformer,
-        heads: Heads,
         flow: FlowConfig,
         loss: DynamicsLoss,
         latents: np.ndarray,
         actions: np.ndarray,
-        labels: dict[str, np.ndarray],
         starts: np.ndarray,
+        image_channels: int,
         seed: int,
         bf16: str,
     ):
         super().__init__()
-        self.transformer, self.heads, self.flow, self.config = transformer, heads, flow, loss
-        self.latents, self.actions, self.labels, self.starts = latents, actions, labels, starts
-        self.seed, self.bf16 = seed, bf16
+        self.transformer, self.flow, self.config = transformer, flow, loss
+        self.latents, self.actions, self.starts = latents, actions, starts
+        self.image_channels, self.seed, self.bf16 = image_channels, seed, bf16
 
-    def window(self, rows: np.ndarray) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Rows (B,) -> latents (B, C, T, h, w), actions (B, T, A) leading to each frame (first: zeros), labels."""
+    def window(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Rows (B,) -> latents (B, C, T, h, w), actions (B, T, A) leading to each frame (first: zeros)."""
         device, frames = self.transformer.device, self.config.frames
         index = rows[:, None] + np.arange(frames)
         latents = torch.from_numpy(self.latents[index].astype(np.float32)).to(device).transpose(1, 2)
         actions = torch.zeros(*index.shape, self.actions.shape[-1])
         actions[:, 1:] = torch.from_numpy(self.actions[index[:, :-1]])
-        labels = {name: torch.from_numpy(values[index]).to(device) for name, values in self.labels.items()}
-        return latents, actions.to(device), labels
-
-    def single_frames(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Clean latents (R, C, h, w) and labels for the heads alone: frames cost them little, so they get many."""
-        device, count = self.transformer.device, self.config.head_frames
-        rows = rng.choice(self.starts, count) + rng.integers(1, self.config.frames, count)
-        labels = {name: torch.from_numpy(values[rows]).to(device) for name, values in self.labels.items()}
-        return torch.from_numpy(self.latents[rows].astype(np.float32)).to(device), labels
+        return latents, actions.to(device)
 
     def predict(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Network output for frames 1..T given the past 0..T-1, which is also their source.
@@ -118,11 +106,11 @@ class DynamicsTraining(nn.Module):
         return made
 
     def losses(self, step: int, progress: float) -> dict[str, Tensor]:
-        c = self.config
+        c, image = self.config, self.image_channels
         rng = batch_rng(self.seed, step)
         device = self.transformer.device
         noise = noise_generator(self.seed, step, device)
-        clip, actions, labels = self.window(rng.choice(self.starts, c.batch_size))
+        clip, actions = self.window(rng.choice(self.starts, c.batch_size))
         past, target = clip[:, :, :-1], clip[:, :, 1:]
 
         forcing = c.self_forcing * max(0.0, (progress - c.self_forcing_from) / (1 - c.self_forcing_from))
@@ -141,18 +129,15 @@ class DynamicsTraining(nn.Module):
         output = self.predict(past, actions, noisy, sigma)
         predicted = predicted_clean(self.flow, output, noisy, past, sigma_wide)
 
-        change = (target - clip[:, :, :-1]).abs().mean(dim=1, keepdim=True)
+        change = (target - clip[:, :, :-1])[:, :image].abs().mean(dim=1, keepdim=True)
         weight = 1 + c.movement * (change / c.change_scale).clamp(max=1)
         # velocity models are weighed in v, change models in x0 (their v error is the same divided by sigma)
         velocity_model = self.flow.prediction == "velocity"
         error = (output - (begin - target)).pow(2) if velocity_model else (predicted - target).pow(2)
-        flow = (weight * error).mean()
-
-        labels = {name: value[:, 1:] for name, value in labels.items()}
-        heads = self.heads.loss(*self.single_frames(rng))
-        total = flow + c.heads * sum(heads.values())
-        result = {"flow": flow} | heads
-        if c.state and self.heads.config.proprio_dim:
-            result["state"] = self.heads.loss(predicted.transpose(1, 2), labels)["proprio"]
-            total = total + c.state * result["state"]
+        result = {"image": (weight * error[:, :image]).mean()}
+        total = result["image"]
+        if predicted.shape[1] > image:
+            # close to L1: a millimetre of the block matters as much when most of the world stands still
+            result["proprio"] = smooth_l1_loss(predicted[:, image:], target[:, image:], beta=0.05)
+            total = total + c.proprio * result["proprio"]
         return result | {"loss": total}

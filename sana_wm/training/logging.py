@@ -38,10 +38,11 @@ class RunLog:
         self.file.flush()
         self.wandb.log(values)
         if any("/val/" in key for key in values):
-            shown = "  ".join(
-                f"{key.split('/val/')[-1].replace('_', ' ')} {value:.4g}" for key, value in values.items()
-            )
-            self.console.print(f"[dim]validation at step {step:,}:[/dim] {shown}", highlight=False)
+            shown: dict[str, str] = {}  # a quantity at several horizons, name_1 name_5 ..., takes one place
+            for key, value in values.items():
+                name = key.split("/val/")[-1].rstrip("0123456789").replace("_", " ").strip()
+                shown[name] = f"{shown.get(name, name)} {value:.3g}"
+            self.console.print(f"[dim]validation at step {step:,}:[/dim] {', '.join(shown.values())}", highlight=False)
 
     def video(self, name: str, frames: np.ndarray, fps: float) -> None:
         """Write frames, uint8 (T, H, W, 3), to ``videos/<name>.mp4`` of the run and show them in wandb."""
@@ -68,13 +69,11 @@ class RunLog:
         smooth: dict[str, float] = {}
         with Progress(*columns, console=self.console, refresh_per_second=2) as progress:
             task = progress.add_task(name, total=1.0, step=0, left="?", loss="")
-            began, first = time.monotonic(), None
+            began = time.monotonic()
 
             def show(step: int, left: float | None, losses: dict[str, float], share: float | None = None) -> None:
-                nonlocal first
-                first = step - 1 if first is None else first  # a resumed stage starts where it was
                 if left is None:
-                    left = (time.monotonic() - began) / (step - first) * (total - step)
+                    left = (time.monotonic() - began) / step * (total - step)
                 for key, value in losses.items():
                     smooth[key] = value if key not in smooth else 0.95 * smooth[key] + 0.05 * value
                 loss = f"loss {smooth['loss']:.4g}" if "loss" in smooth else ""
@@ -83,7 +82,10 @@ class RunLog:
                 if losses and step % 50 == 0:
                     self.scalars(step, {f"{name}/{key}": value for key, value in smooth.items()})
 
-            yield show
+            try:
+                yield show
+            finally:
+                progress.update(task, visible=progress.tasks[0].completed > 0)  # nothing to do, nothing to show
 
     def close(self) -> None:
         self.file.close()

@@ -20,6 +20,7 @@ from sana_wm.models.heads import Heads
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.training.batches import window_starts
 from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining
+from sana_wm.training.heads_stage import HeadsLoss, HeadsTraining
 from sana_wm.training.logging import RunLog
 from sana_wm.training.loop import LoopConfig, run_stage
 from sana_wm.training.tokenizer_stage import (
@@ -30,6 +31,7 @@ from sana_wm.training.tokenizer_stage import (
     reconstruction_psnr,
 )
 from sana_wm.world import ActionCodec, Starts, WorldModel
+from sana_wm.world.proprio import pack
 from sana_wm.world.tokenizer import FrameTokenizer
 
 Settings = TypeVar("Settings")
@@ -151,7 +153,7 @@ def encode_dataset(tokenizer: FrameTokenizer, arrays: EpisodeArrays, folder: Pat
 
     @torch.no_grad()
     def encode(frames: np.ndarray) -> np.ndarray:
-        return tokenizer.encode(torch.from_numpy(np.ascontiguousarray(frames)).to(device)).float().cpu().numpy()
+        return tokenizer.encode(torch.from_numpy(np.array(frames)).to(device)).float().cpu().numpy()
 
     with log.stage("latents", len(arrays.frames)) as show:
         return load_latents(arrays.frames, encode, fingerprint(tokenizer), folder, lambda n, _: show(n, None, {}))
@@ -160,12 +162,23 @@ def encode_dataset(tokenizer: FrameTokenizer, arrays: EpisodeArrays, folder: Pat
 def action_codec(
     dataset: LeRobotDataset, arrays: EpisodeArrays, columns: Columns, bounds: Bounds, unit: str
 ) -> ActionCodec:
-    """Names from the dataset, statistics from its training split, bounds as given or as seen."""
+    """Names from the dataset, statistics from its training split, bounds as given or as seen in any split.
+
+    Raises:
+        ValueError: given bounds that the dataset's own actions break.
+    """
     actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1)
     names = dataset.features[columns.action].get("names")
     names = [str(name) for name in names] if isinstance(names, list) and len(names) == actions.shape[1] else None
     train = arrays.rows(split_episodes(arrays.num_episodes)["train"])
-    return ActionCodec.fit(actions[train], names, bounds.low, bounds.high, unit)
+    low = actions.min(0) if bounds.low is None else bounds.low
+    high = actions.max(0) if bounds.high is None else bounds.high
+    codec = ActionCodec.fit(actions[train], names, low, high, unit)
+    try:
+        codec.check(actions)
+    except ValueError as error:
+        raise ValueError(f"data.bounds do not hold for column {columns.action!r} of the dataset: {error}") from error
+    return codec
 
 
 def column_names(dataset: LeRobotDataset, keys: tuple[str, ...]) -> tuple[str, ...]:
@@ -191,6 +204,15 @@ def transition_labels(arrays: EpisodeArrays, columns: Columns) -> dict[str, np.n
     return labels
 
 
+def with_proprio(latents: np.ndarray, heads: Heads, proprio: np.ndarray) -> np.ndarray:
+    """Latents (N, C, h, w) with the recorded proprioception, standardised, as further channels; float16."""
+    if not heads.config.proprio_dim:
+        return latents
+    standard = (torch.from_numpy(proprio) - heads.proprio_mean.cpu()) / heads.proprio_std.cpu()
+    packed = pack(standard, heads.config.grid).numpy().astype(np.float16)
+    return np.concatenate([latents, packed], axis=1)
+
+
 def train_dynamics(
     transformer: SanaTransformer,
     heads: Heads,
@@ -206,20 +228,48 @@ def train_dynamics(
     log: RunLog,
     validate: Callable[[], dict],
 ) -> None:
-    """Fit transformer and heads on the training split, in place."""
+    """Fit the transformer on the training split, in place. ``heads`` (trained) know how proprioception is scaled."""
     train = split_episodes(arrays.num_episodes)["train"]
-    labels = transition_labels(arrays, columns)
-    rows = arrays.rows(train)
-    if heads.config.proprio_dim:
-        heads.proprio_mean.copy_(torch.from_numpy(labels["proprio"][rows].mean(0)))
-        heads.proprio_std.copy_(torch.from_numpy(labels["proprio"][rows].std(0) + 1e-6))
     actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1).astype(np.float32)
     normalised = codec.normalise(torch.from_numpy(actions)).numpy()
     starts = window_starts(arrays.starts, train, loss.frames)
+    everything = with_proprio(latents, heads, proprio_of(arrays, columns))
     training = DynamicsTraining(
-        transformer, heads, flow, loss, latents, normalised, labels, starts, loop.seed, loop.bf16
+        transformer, flow, loss, everything, normalised, starts, latents.shape[1], loop.seed, loop.bf16
     ).to(device)
     run_stage("dynamics", training, training.losses, loop, folder, log, lambda _: validate())
+
+
+def measure_proprio(heads: Heads, proprio: np.ndarray) -> None:
+    """Mean and standard deviation of training proprioception (N, P) into the heads."""
+    if heads.config.proprio_dim:
+        heads.proprio_mean.copy_(torch.from_numpy(proprio.mean(0)))
+        heads.proprio_std.copy_(torch.from_numpy(proprio.std(0) + 1e-6))
+
+
+def train_heads(
+    heads: Heads, loss: HeadsLoss, loop: LoopConfig, latents: np.ndarray, arrays: EpisodeArrays, columns: Columns,
+    folder: Path, device: torch.device, log: RunLog,
+) -> None:  # fmt: skip
+    """Fit the heads on the training split's latents, in place."""
+    train, validation = (split_episodes(arrays.num_episodes)[part] for part in ("train", "validation"))
+    labels = transition_labels(arrays, columns)
+    measure_proprio(heads, labels["proprio"][arrays.rows(train)])
+    rows = np.setdiff1d(arrays.rows(train), arrays.starts)  # the first frame of an episode was led to by nothing
+    training = HeadsTraining(heads, loss, latents, labels, rows, loop.seed).to(device)
+    held_out = np.setdiff1d(arrays.rows(validation), arrays.starts)[::7]
+    true = {name: torch.from_numpy(values[held_out]).to(device) for name, values in labels.items()}
+
+    @torch.no_grad()
+    def validate(_: HeadsTraining) -> dict[str, float]:
+        seen = torch.from_numpy(latents[held_out].astype(np.float32)).to(device)
+        scores = {name: float(value) for name, value in heads.loss(seen, true).items()}
+        if heads.config.proprio_dim:
+            read = heads(seen)["proprio"] * heads.proprio_std + heads.proprio_mean
+            scores["proprio_error"] = float((read - true["proprio"]).abs().mean())
+        return scores
+
+    run_stage("heads", training, training.losses, loop, folder, log, validate)
 
 
 def start_bank(arrays: EpisodeArrays, columns: Columns, context: int, count: int, seed: int) -> Starts:

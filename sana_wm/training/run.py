@@ -17,13 +17,16 @@ from sana_wm.models.transformer import SanaConfig, SanaTransformer
 from sana_wm.training import recipe
 from sana_wm.training.checkpoint import read_meta
 from sana_wm.training.dynamics_stage import DynamicsLoss
+from sana_wm.training.heads_stage import HeadsLoss
 from sana_wm.training.logging import RunLog
 from sana_wm.training.loop import LoopConfig
 from sana_wm.training.optimizer import OptimizerConfig
 from sana_wm.training.tokenizer_stage import TokenizerLoss
 from sana_wm.world import WorldConfig, WorldModel
+from sana_wm.world.proprio import proprio_channels
 
-STAGES = ("all", "collect", "tokenizer", "dynamics", "bundle", "evaluate")
+TRAINED = ("tokenizer", "heads", "dynamics")
+STAGES = ("all", "collect", *TRAINED, "bundle", "evaluate")
 
 
 def loop_config(values: dict[str, Any], seed: int) -> LoopConfig:
@@ -32,17 +35,19 @@ def loop_config(values: dict[str, Any], seed: int) -> LoopConfig:
     return recipe.settings(LoopConfig, values | {"optimizer": optimizer, "seed": seed})
 
 
-def latent_grid(config: DCAEConfig, resolution: tuple[int, int]) -> tuple[int, int]:
+def latent_grid(config: DCAEConfig, resolution: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Height and width of the latents of frames.
 
     Raises:
-        ValueError: a resolution that the tokenizer cannot halve often enough.
+        ValueError: a resolution that is no whole number of the transformer's patches.
     """
-    side = config.compression
+    side = config.compression * patch_size
     if len(resolution) != 2 or any(pixels < side or pixels % side for pixels in resolution):
-        raise ValueError(f"data.resolution={list(resolution)}: expected [height, width] in multiples of {side}, the "
-                         "compression of the tokenizer")  # fmt: skip
-    return tuple(pixels // side for pixels in resolution)
+        raise ValueError(
+            f"data.resolution={list(resolution)}: expected [height, width] in multiples of {side}, the tokenizer's "
+            f"compression {config.compression} times model.patch_size={patch_size}; change either"
+        )
+    return tuple(pixels // config.compression for pixels in resolution)
 
 
 class Run:
@@ -54,16 +59,17 @@ class Run:
     def __init__(self, config: dict[str, Any]):
         self.config, self.data, self.recipe = config, config["data"], config["recipe"]
         self.folder, self.seed = Path(config["out"]), config["seed"]
-        stages = {name: self.recipe[name] for name in ("tokenizer", "dynamics")}
+        stages = {name: self.recipe[name] for name in TRAINED}
         self.loops = {name: loop_config(section["loop"], self.seed) for name, section in stages.items()}
         self.tokenizer_loss = recipe.settings(TokenizerLoss, stages["tokenizer"]["loss"])
         self.dynamics_loss = recipe.settings(DynamicsLoss, stages["dynamics"]["loss"])
+        self.heads_loss = recipe.settings(HeadsLoss, stages["heads"]["loss"])
         self.flow = recipe.settings(FlowConfig, self.recipe["flow"])
         self.bounds = recipe.settings(recipe.Bounds, self.data["bounds"])
         self.dcae = DCAEConfig.from_dict(config["tokenizer"])
         self.resolution = tuple(self.data["resolution"])
-        self.grid = latent_grid(self.dcae, self.resolution)
-        self.transformer_config(action_dim=1)
+        self.grid = latent_grid(self.dcae, self.resolution, config["model"].get("patch_size", 1))
+        self.transformer_config(action_dim=1, proprio_dim=0)
         device = config["device"]
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         mode = config["wandb"]["mode"]
@@ -74,8 +80,9 @@ class Run:
         self.weights = precisions[config["weights"]]
         self.log = RunLog(self.folder, config, mode, config["wandb"]["project"])
 
-    def transformer_config(self, action_dim: int) -> SanaConfig:
-        given = {"in_channels": self.dcae.latent_channels, "grid": self.grid, "action_dim": action_dim}
+    def transformer_config(self, action_dim: int, proprio_dim: int) -> SanaConfig:
+        channels = self.dcae.latent_channels + proprio_channels(proprio_dim, self.grid)
+        given = {"in_channels": channels, "grid": self.grid, "action_dim": action_dim}
         return SanaConfig.from_dict(given | self.config["model"])
 
     def claim(self, stage: str, made_of: dict[str, Any]) -> None:
@@ -113,16 +120,16 @@ class Run:
         values["camera"] = values["camera"] or self.dataset.cameras[0]
         self.columns = recipe.settings(recipe.Columns, values)
         recipe.check_lengths(self.dataset, self.data["context"], self.dynamics_loss.frames)
+        made_of = {"data.root": str(self.data["root"]), "seed": self.seed, "data.resolution": self.data["resolution"]}
+        columns = {f"data.columns.{key}": value for key, value in self.data["columns"].items()}
+        self.made_of = made_of | columns | {f"tokenizer.{k}": v for k, v in self.config["tokenizer"].items()}
+        self.claim("tokenizer", self.made_of)
         self.arrays: EpisodeArrays = recipe.load_data(
             self.dataset, self.columns, self.resolution, self.folder / "frames", self.log
         )
 
     def tokenizer(self) -> None:
         """Train, or load the finished stage, and encode the dataset."""
-        made_of = {"data.root": str(self.data["root"]), "seed": self.seed, "data.resolution": self.data["resolution"]}
-        columns = {f"data.columns.{key}": value for key, value in self.data["columns"].items()}
-        self.made_of = made_of | columns | {f"tokenizer.{k}": v for k, v in self.config["tokenizer"].items()}
-        self.claim("tokenizer", self.made_of)
         self.tokenizer_model = recipe.train_tokenizer(
             self.dcae, self.tokenizer_loss, self.loops["tokenizer"], self.arrays, self.columns, self.folder,
             self.device, self.log,
@@ -140,7 +147,7 @@ class Run:
             context=data["context"],
             max_episode_steps=data["max_episode_steps"],
             tokenizer=self.dcae,
-            transformer=self.transformer_config(codec.width),
+            transformer=self.transformer_config(codec.width, len(names)),
             heads=HeadsConfig(
                 self.dcae.latent_channels,
                 self.grid,
@@ -148,6 +155,7 @@ class Run:
                 c.reward is not None,
                 c.terminated is not None,
                 c.success is not None,
+                hidden=self.recipe["heads"]["hidden"],
             ),
             flow=self.flow,
             codec=codec,
@@ -168,12 +176,21 @@ class Run:
         made_of = self.made_of | {f"model.{k}": v for k, v in self.config["model"].items()}
         made_of |= {f"recipe.flow.{k}": v for k, v in self.recipe["flow"].items()}
         self.claim("dynamics", made_of | {"seconds of tokenizer training": trained["seconds"]})
-        for module in (world.transformer, world.heads):
-            module.requires_grad_(True)
+        world.transformer.requires_grad_(True)
         recipe.train_dynamics(
             world.transformer, world.heads, world.config.flow, self.dynamics_loss, self.loops["dynamics"],
             world.codec, self.latents, self.arrays, self.columns, self.folder, self.device, self.log,
             lambda: self.look(world),
+        )  # fmt: skip
+
+    def heads(self, world: WorldModel) -> None:
+        """Train, or load the finished stage, in place."""
+        trained = read_meta(self.folder / "tokenizer.safetensors")
+        self.claim("heads", self.made_of | {"seconds of tokenizer training": trained["seconds"]})
+        world.heads.requires_grad_(True)
+        recipe.train_heads(
+            world.heads, self.heads_loss, self.loops["heads"], self.latents, self.arrays, self.columns, self.folder,
+            self.device, self.log,
         )  # fmt: skip
 
     def look(self, world: WorldModel) -> dict[str, float]:
@@ -186,7 +203,7 @@ class Run:
         """Write the bundle, with what the training cost."""
         extra = world.config.extra
         extra["training"] = {}
-        for stage in ("tokenizer", "dynamics"):
+        for stage in TRAINED:
             meta = read_meta(self.folder / f"{stage}.safetensors")
             extra["training"][stage] = {"steps": meta["step"], "minutes": round(meta["seconds"] / 60, 1)}
         threads = f"{torch.get_num_threads()} CPU threads"
@@ -213,6 +230,9 @@ def run(config: dict[str, Any]) -> None:
         if stage == "tokenizer":
             return
         world = job.world()
+        job.heads(world)
+        if stage == "heads":
+            return
         job.dynamics(world)
         if stage == "dynamics":
             return

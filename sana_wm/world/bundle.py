@@ -114,7 +114,8 @@ def save_bundle(
 ) -> None:
     """Write beside the target and swap it in; an existing bundle is replaced only by a complete one.
 
-    ``dtype`` stores floating-point weights in another precision; they load back as what the networks use.
+    ``dtype`` stores the weights in another precision; they load back as what the networks use. Measured statistics
+    (the buffers) keep theirs: a half cannot hold every dataset's units.
 
     Raises:
         ValueError: the folder holds something else than a bundle, which would be lost.
@@ -129,7 +130,7 @@ def save_bundle(
     for name, module in parts.items():
         tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in module.state_dict().items()}
         if dtype is not None:
-            tensors = {key: t.to(dtype) if t.is_floating_point() else t for key, t in tensors.items()}
+            tensors |= {key: tensors[key].to(dtype) for key, _ in module.named_parameters()}
         save_file(tensors, partial / f"{name}.safetensors")
     frames, actions = (np.ascontiguousarray(array) for array in (starts.frames, starts.actions))
     save_file(

@@ -10,6 +10,7 @@ from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import HeadsConfig
 from sana_wm.models.transformer import SanaConfig
 from sana_wm.world.action_codec import ActionCodec
+from sana_wm.world.proprio import proprio_channels
 
 FORMAT = "sana_wm.world.1"
 
@@ -43,6 +44,12 @@ class WorldConfig:
         object.__setattr__(self, "proprio_names", tuple(self.proprio_names))
         if len(self.proprio_names) != self.heads.proprio_dim:
             raise ValueError(f"{len(self.proprio_names)} proprio names for {self.heads.proprio_dim} values of the head")
+        channels = self.heads.channels + proprio_channels(self.heads.proprio_dim, self.heads.grid)
+        if self.transformer.in_channels != channels:
+            raise ValueError(
+                f"the transformer takes {self.transformer.in_channels} channels, the tokenizer and proprioception "
+                f"make {channels}"
+            )
         if self.codec.width != self.transformer.action_dim:
             raise ValueError(
                 f"the codec has {self.codec.width} columns, the transformer takes {self.transformer.action_dim}"

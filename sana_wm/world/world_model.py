@@ -27,6 +27,7 @@ from sana_wm.world.action_codec import as_action_tensor
 from sana_wm.world.bundle import load_part, load_starts, locate, read_config, save_bundle
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.noise import lane_noise
+from sana_wm.world.proprio import pack, unpack
 from sana_wm.world.starts import Starts
 from sana_wm.world.tokenizer import FrameTokenizer
 from sana_wm.world.world_state import WorldState
@@ -109,35 +110,39 @@ class WorldModel:
     def device(self) -> torch.device:
         return self.transformer.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, frames: np.ndarray | Tensor) -> Tensor:
-        """uint8 (B, T, H, W, 3) -> latents (B, T, C, h, w)."""
+        """uint8 (B, T, H, W, 3) -> latents (B, T, C, h, w): of the tokenizer, then proprioception read from them."""
         frames = torch.as_tensor(frames)
         if frames.ndim != 5 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
             raise ValueError(
                 f"frames are {frames.dtype} of shape {tuple(frames.shape)}, expected uint8 (B, T, H, W, 3)"
             )
-        return self.tokenizer.encode(frames.to(self.device))
+        latents = self.tokenizer.encode(frames.to(self.device))
+        if not self.config.heads.proprio_dim:
+            return latents
+        return torch.cat([latents, pack(self.heads(latents)["proprio"], self.config.heads.grid)], dim=-3)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
         """latents (..., C, h, w) -> uint8 (..., H, W, 3)."""
-        return self.tokenizer.decode(latents.to(self.device))
+        return self.tokenizer.decode(latents.to(self.device)[..., : self.config.heads.channels, :, :])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def read(self, latents: Tensor) -> Prediction:
-        """The heads alone, on given latents (..., C, h, w)."""
-        latents = latents.to(self.device)
-        out, c = self.heads(latents), self.config.heads
+        """What given latents (..., C, h, w) say, imagined ones or those of ``encode``."""
+        latents, c = latents.to(self.device), self.config.heads
+        image, rest = latents[..., : c.channels, :, :], latents[..., c.channels :, :, :]
+        out = self.heads(image)
         return Prediction(
             latents,
             out["reward"] if c.reward else None,
             out["terminated"].sigmoid() if c.terminated else None,
             out["success"].sigmoid() if c.success else None,
-            out["proprio"] * self.heads.proprio_std + self.heads.proprio_mean if c.proprio_dim else None,
+            unpack(rest, c.proprio_dim) * self.heads.proprio_std + self.heads.proprio_mean if c.proprio_dim else None,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def begin(
         self,
         frames: np.ndarray | Tensor,
@@ -205,7 +210,7 @@ class WorldModel:
             latents.append(state.latent)
         return self.read(torch.stack(latents, dim=1))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _advance(self, state: WorldState, actions: Tensor, last: bool = False) -> WorldState:
         """Denoise the next frame of every lane against the memory, then commit it (not needed after the last one)."""
         flow: FlowConfig = self.config.flow

@@ -165,3 +165,16 @@ def test_a_folder_that_is_no_bundle_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="thesis.tex|no world|not a bundle"):
         tiny_world().save_pretrained(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_half_precision_weights_keep_the_statistics(tmp_path):
+    world = tiny_world()
+    world.heads.proprio_mean.copy_(torch.tensor([100_001.0, 300.123]))  # neither fits a half
+    world.save_pretrained(tmp_path / "full")
+    world.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    loaded = WorldModel.from_pretrained(tmp_path / "half")
+    assert torch.equal(loaded.heads.proprio_mean, world.heads.proprio_mean) and loaded.transformer.dtype == torch.float32
+    a, b = (w.rollout(begun(w), tiny_actions(3, 1)).latents for w in (world, loaded))
+    assert 0 < (a - b).abs().max() < 0.05
+    size = {name: (tmp_path / name / "transformer.safetensors").stat().st_size for name in ("full", "half")}
+    assert size["half"] < 0.7 * size["full"]

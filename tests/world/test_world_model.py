@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.world import WorldState
 from tests.world.tiny import (
     CHANNELS,
@@ -17,9 +18,15 @@ from tests.world.tiny import (
 )
 
 
+FLOWS = [FlowConfig(steps=2), FlowConfig(prediction="change", steps=2), FlowConfig(start="noise", steps=3, shift=2.0)]
+
+
+EVERY_FLOW = pytest.mark.parametrize("world", FLOWS, ids=["velocity", "change", "noise"], indirect=True)
+
+
 @pytest.fixture(scope="module")
-def world():
-    return tiny_world()
+def world(request):
+    return tiny_world(flow=getattr(request, "param", FLOWS[1]))
 
 
 def play(world, state, actions_BHA):
@@ -32,6 +39,7 @@ def play(world, state, actions_BHA):
     return states, torch.stack(latents, 1)
 
 
+@EVERY_FLOW
 def test_same_seed_same_future_other_seed_another(world):
     actions = tiny_actions(3, 4)
     first = play(world, begun(world), actions)[0][-1]
@@ -68,10 +76,11 @@ def test_a_fork_goes_on_as_the_original(world):
     assert all(torch.equal(copies[0], copy) for copy in copies)
 
 
+@EVERY_FLOW
 def test_a_rollout_is_its_steps(world):
     state, actions = begun(world), tiny_actions(3, 4)
     imagined = world.rollout(state, torch.from_numpy(actions))
-    assert imagined.latents.shape == (3, 4, CHANNELS, *GRID)
+    assert imagined.latents.shape == (3, 4, CHANNELS + 1, *GRID)  # the image's, and proprioception's
     assert torch.equal(imagined.latents, play(world, state, actions)[1])
     for k, after in enumerate(play(world, state, actions)[0]):
         single = world.read(after.latent)
@@ -88,8 +97,9 @@ def test_old_states_stay_valid(world):
     assert torch.equal(again, latents[:, 3:])
 
 
-def test_context_at_once_equals_commits_one_by_one():
-    world = tiny_world()
+@pytest.mark.parametrize("flow", FLOWS[:2])
+def test_context_at_once_equals_commits_one_by_one(flow):
+    world = tiny_world(flow=flow)
     for module in (world.transformer, world.tokenizer):
         module.double()
     frames, actions = tiny_frames(2, 7), tiny_actions(2, 6)
@@ -101,7 +111,8 @@ def test_context_at_once_equals_commits_one_by_one():
         for t in range(7):
             now = latents[:, :, t : t + 1]
             rest = {"actions": led_by[:, t : t + 1], "source": before, "commit": True}
-            stream = world.transformer(now, torch.zeros(2, 1), state=stream, **rest).state
+            shown = now if flow.prediction == "velocity" else now - before
+            stream = world.transformer(shown, torch.zeros(2, 1), state=stream, **rest).state
             before = now
     expected = WorldState(stream, latents[:, :, -1], torch.tensor([1, 2]))
     assert state.latent.dtype == torch.float64 and state.frame.tolist() == [7, 7]
@@ -117,9 +128,12 @@ def test_begin_counts_frames_and_numbers_lanes(world):
 
 def test_proprio_is_in_dataset_units(world):
     latents = begun(world).latent
-    raw = world.heads(latents)["proprio"]
+    raw = world.heads(latents[:, :CHANNELS])["proprio"]  # of a true frame: what the heads read from its image
     proprio = world.read(latents).proprio
     torch.testing.assert_close(proprio, raw * torch.tensor([10.0, 3.0]) + torch.tensor([100.0, -50.0]))
+    imagined = world.step(begun(world), tiny_actions(3))[1]  # of an imagined one: what was imagined with it
+    cells = imagined.latents[:, CHANNELS:].flatten(1)[:, :2]
+    torch.testing.assert_close(imagined.proprio, cells * torch.tensor([10.0, 3.0]) + torch.tensor([100.0, -50.0]))
     for name in ("terminated", "success"):
         probability = getattr(world.read(latents), name)
         assert ((probability > 0) & (probability < 1)).all() and probability.shape == (3,)

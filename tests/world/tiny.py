@@ -12,6 +12,7 @@ from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import Heads, HeadsConfig
 from sana_wm.models.transformer import SanaConfig, SanaTransformer
 from sana_wm.world import ActionCodec, Starts, WorldConfig, WorldModel
+from sana_wm.world.proprio import proprio_channels
 from sana_wm.world.tokenizer import FrameTokenizer
 
 SIDE, CHANNELS, GRID, CONTEXT = 32, 4, (8, 8), 3
@@ -53,7 +54,9 @@ def tiny_transformer(**changes) -> SanaTransformer:
         "in_channels": CHANNELS, "grid": GRID, "patch_size": 4, "width": 24, "depth": 4, "heads": 2, "window": 4,
         "action_dim": 2, "source": True,
     } | changes  # fmt: skip
-    return SanaTransformer(SanaConfig(**settings))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SanaTransformer(SanaConfig(**settings))
 
 
 def tiny_frames(lanes: int, frames: int, seed: int = 0) -> np.ndarray:
@@ -66,11 +69,14 @@ def tiny_actions(*lead: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(LOW, HIGH, (*lead, 2)).astype(np.float32)
 
 
-def tiny_world(seed: int = 0, steps: int = 2, heads: dict | None = None, **transformer) -> WorldModel:
+def tiny_world(
+    seed: int = 0, flow: FlowConfig = FlowConfig(steps=2), heads: dict | None = None, **transformer
+) -> WorldModel:
     """A world of 32x32 frames with every head; nothing in it is zero or trained."""
     codec = ActionCodec(("dx", "dy"), LOW, HIGH, (0.2, 3.0), (0.9, 2.0), "cells")
     heads = {"proprio_dim": 2, "reward": True, "terminated": True, "success": True} if heads is None else heads
-    net = tiny_transformer(**transformer)
+    channels = CHANNELS + proprio_channels(heads.get("proprio_dim", 0), GRID)
+    net = tiny_transformer(**{"in_channels": channels} | transformer)
     config = WorldConfig(
         fps=5.0,
         resolution=(SIDE, SIDE),
@@ -79,13 +85,15 @@ def tiny_world(seed: int = 0, steps: int = 2, heads: dict | None = None, **trans
         tokenizer=DCAEConfig(**DCAE_SETTINGS),
         transformer=net.config,
         heads=HeadsConfig(CHANNELS, GRID, hidden=16, max_side=4, **heads),
-        flow=FlowConfig(steps=steps),
+        flow=flow,
         codec=codec,
         proprio_names=("x", "y")[: heads.get("proprio_dim", 0)],
         task="follow the dot",
         extra={"note": "random weights"},
     )
-    tokenizer, head = FrameTokenizer(config.tokenizer, config.resolution), Heads(config.heads)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer, head = FrameTokenizer(config.tokenizer, config.resolution), Heads(config.heads)
     for number, module in enumerate((net, tokenizer, head)):
         randomise(module, 10 * seed + number)
     generator = torch.Generator().manual_seed(seed)

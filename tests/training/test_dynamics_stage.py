@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from sana_wm.diffusion.flow import FlowConfig
+from sana_wm.training.batches import noise_generator
+from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining
+from sana_wm.training.loop import LoopConfig, run_stage
+from sana_wm.training.optimizer import OptimizerConfig
+from sana_wm.world import world_model
+from tests.training.toys import QuietLog
+from tests.world.tiny import CHANNELS, tiny_actions, tiny_frames, tiny_transformer, tiny_world
+
+FLOWS = [FlowConfig(steps=1), FlowConfig(prediction="change", steps=1)]
+EVERY_FLOW = pytest.mark.parametrize("flow", FLOWS, ids=["velocity", "change"])
+
+
+def moving(flow, loss, rows=400):
+    """Latents on a 1x1 grid that an action moves; proprioception is the same, swapped."""
+    torch.manual_seed(0)
+    actions = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
+    place = np.zeros((rows, 2), np.float32)
+    for t in range(rows - 1):
+        place[t + 1] = 0.8 * place[t] + 0.5 * actions[t]
+    net = tiny_transformer(in_channels=4, grid=(1, 1), patch_size=1, depth=2)
+    latents = np.concatenate([place, place[:, ::-1]], 1)[..., None, None]  # two channels of image, two of proprioception
+    return DynamicsTraining(net, flow, loss, latents, actions, np.arange(rows - loss.frames + 1), 2, 0, "off")
+
+
+@EVERY_FLOW
+def test_it_learns_that_actions_move_latents(flow, tmp_path):
+    loss = DynamicsLoss(batch_size=8, frames=5, self_forcing=0.5, past_noise=0.02, movement=0.0)
+    training = moving(flow, loss)
+
+    def level(seed):
+        with torch.no_grad():
+            return {k: float(v) for k, v in training.losses(seed, 0.0).items()}
+
+    before = level(10_000)
+    config = LoopConfig(steps=60, optimizer=OptimizerConfig(lr=1e-2), warmup=5, ema=0.8)
+    run_stage("dynamics", training, training.losses, config, tmp_path, QuietLog())
+    after = level(10_000)
+    assert {"loss", "image", "proprio"} == set(before)
+    assert all(after[name] < 0.5 * before[name] for name in before)
+
+
+def test_losses_are_a_pure_function_of_the_step():
+    training = moving(FLOWS[1], DynamicsLoss(batch_size=4, frames=5))
+    first = {k: float(v.detach()) for k, v in training.losses(7, 0.9).items()}
+    torch.manual_seed(123)
+    assert first == {k: float(v.detach()) for k, v in training.losses(7, 0.9).items()}
+    assert first != {k: float(v.detach()) for k, v in training.losses(8, 0.9).items()}
+
+
+@EVERY_FLOW
+def test_one_step_of_own_past_is_what_the_world_predicts(flow, monkeypatch):
+    """Parallel over frames in training, one at a time in the world: the same prediction from the same true past."""
+    world = tiny_world(flow=flow)
+    frames, actions, count = tiny_frames(2, 6), tiny_actions(2, 5), 6
+    past = world.encode(frames).transpose(1, 2).clone()
+    led_by = torch.zeros(2, count + 1, 2)
+    led_by[:, 1:count] = world.codec.normalise(torch.from_numpy(actions))
+    empty = np.zeros(0)
+    loss = DynamicsLoss(frames=count + 1)
+    training = DynamicsTraining(world.transformer, flow, loss, empty, empty, empty, CHANNELS, 0, "off")
+    cpu = torch.device("cpu")
+    made = training.own_past(past, led_by, 1, noise_generator(3, 4, cpu))
+    draws = torch.randn(past.shape, generator=noise_generator(3, 4, cpu))
+    monkeypatch.setattr(world_model, "lane_noise", lambda seeds, frame, draw, shape: draws[:, :, int(frame[0]) - 1])
+    assert torch.equal(made[:, :, 0], past[:, :, 0])
+    for t in range(1, count):
+        state = world.begin(frames[:, :t], actions[:, : t - 1])
+        predicted = world.step(state, actions[:, t - 1])[1].latents
+        torch.testing.assert_close(made[:, :, t], predicted, rtol=0, atol=1e-4)
+        assert (predicted - past[:, :, t]).abs().max() > 1e-2
+
+
+def test_deeper_own_past_compounds_errors():
+    training = moving(FLOWS[1], DynamicsLoss(batch_size=4, frames=6))
+    with torch.no_grad():
+        for p in training.transformer.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    clip, actions = training.window(np.array([0, 50]))
+    past = clip[:, :, :-1]
+    one, two = (training.own_past(past, actions, depth, noise_generator(0, 0, past.device)) for depth in (1, 2))
+    # frame 1 is made from the true frame 0 at any depth (other noise), frame 2 from a made frame 1 at depth 2
+    assert torch.equal(one[:, :, 0], two[:, :, 0]) and not torch.allclose(one[:, :, 2], two[:, :, 2])
+    assert not one.requires_grad
+
+
+def test_without_proprioception_only_the_image_counts():
+    training = moving(FLOWS[0], DynamicsLoss(batch_size=2, frames=4))
+    training.image_channels = 4
+    losses = training.losses(0, 0.0)
+    assert set(losses) == {"image", "loss"} and losses["image"] == losses["loss"]
