@@ -112,7 +112,7 @@ def _single(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tens
     if layout.num_writers:
         memory = decay * memory
         # one token is an outer product: elementwise beats a batched matrix product with inner width 1
-        memory = torch.addcmul(memory, delta.mT, k) if k.shape[-2] == 1 else memory + delta.mT @ k
+        memory = memory.addcmul_(delta.mT, k) if k.shape[-2] == 1 else memory + delta.mT @ k
     return reads[:, :, None], memory
 
 

@@ -29,8 +29,8 @@ def symmetric_short_conv(x_BFSC: Tensor, weight_CK: Tensor, tail_BKSC: Tensor, l
     """
     taps, tail = weight_CK.shape[1], tail_BKSC.shape[1]
     if x_BFSC.shape[1] == 1:  # the stream's case: the path is the tail
-        path = torch.cat([tail_BKSC.to(x_BFSC.dtype), x_BFSC], dim=1)
-        return torch.einsum("bksc,ck->bsc", path, weight_CK)[:, None]
+        past = tail_BKSC.to(x_BFSC.dtype).unbind(1)
+        return x_BFSC * weight_CK[:, -1] + sum(x * weight_CK[:, i] for i, x in enumerate(past))[:, None]
     out = x_BFSC * weight_CK[:, -1]
     for d in range(1, taps):
         neighbour = gather_time(x_BFSC, tail_BKSC, layout.neighbour(-d, tail, x_BFSC.device))

@@ -206,7 +206,7 @@ class Run:
         for stage in TRAINED:
             meta = read_meta(self.folder / f"{stage}.safetensors")
             extra["training"][stage] = {"steps": meta["step"], "minutes": round(meta["seconds"] / 60, 1)}
-        threads = f"{torch.get_num_threads()} CPU threads"
+        threads = f"{torch.get_num_threads()} CPU thread(s), {torch.backends.cpu.get_cpu_capability()}"
         extra["machine"] = f"trained on {threads if self.device.type == 'cpu' else torch.cuda.get_device_name()}"
         world.card = write_card(world.config)
         folder = self.folder / "world"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,27 +10,32 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ActionCodec:
     """What an action is, saved in the bundle so that nobody normalises it in a script.
 
     Attributes:
-        names: one per column. unit: of the columns, for people. low, high: bounds in dataset units.
+        names: one per column. unit: of the columns, for people.
+        low, high: bounds in dataset units, float32 (A,), read-only.
         mean, std: of the training actions, per column; the network sees (action - mean) / std.
         per_latent: raw actions that one latent frame takes (1: a tokenizer per frame).
     """
 
     names: tuple[str, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: np.ndarray
+    high: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
     unit: str = ""
     per_latent: int = 1
 
     def __post_init__(self):
-        for name in ("names", "low", "high", "mean", "std"):
+        for name in ("names", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("low", "high"):
+            bound = np.array(getattr(self, name), np.float32)
+            bound.setflags(write=False)
+            object.__setattr__(self, name, bound)
         widths = {name: len(getattr(self, name)) for name in ("names", "low", "high", "mean", "std")}
         if len(set(widths.values())) != 1:
             raise ValueError(f"every action column needs a name, bounds and statistics: got {widths}")
@@ -46,7 +51,8 @@ class ActionCodec:
         low = actions.min(0) if low is None else np.broadcast_to(np.asarray(low, np.float64), (width,))
         high = actions.max(0) if high is None else np.broadcast_to(np.asarray(high, np.float64), (width,))
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-        high = np.where(high > low, high, low + 1e-3)  # a column that never moved still needs a range
+        room = 1e-3 * np.maximum(1.0, np.abs(low))  # a column that never moved still needs a range
+        high = np.where(high > low, high, low + room)
         std = actions.std(0, dtype=np.float64)
         return cls(
             tuple(names or (f"action_{i}" for i in range(width))),
@@ -66,7 +72,7 @@ class ActionCodec:
         """`gymnasium.spaces.Box` in dataset units."""
         from gymnasium import spaces
 
-        return spaces.Box(np.array(self.low, np.float32), np.array(self.high, np.float32), dtype=np.float32)
+        return spaces.Box(self.low, self.high, dtype=np.float32)
 
     def check(self, actions: Any) -> np.ndarray:
         """Validate actions (..., A) in dataset units -> float32 array.
@@ -86,7 +92,7 @@ class ActionCodec:
             )
         if not np.isfinite(values).all():
             raise ValueError(f"got an action with NaN or infinity: {values[~np.isfinite(values).all(-1)][0].tolist()}")
-        low, high = np.array(self.low, np.float32), np.array(self.high, np.float32)
+        low, high = self.low, self.high
         bad = (values < low) | (values > high)
         if bad.any():
             column = int(np.argwhere(bad)[0][-1])
@@ -102,8 +108,15 @@ class ActionCodec:
         mean, std = actions.new_tensor(self.mean), actions.new_tensor(self.std)
         return (actions - mean) / std
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActionCodec) and self.to_dict() == other.to_dict()
+
     def to_dict(self) -> dict:
-        return asdict(self)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | {
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> ActionCodec:

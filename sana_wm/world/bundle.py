@@ -137,6 +137,8 @@ def save_bundle(
         {"frames": torch.from_numpy(frames), "actions": torch.from_numpy(actions)}, partial / "starts.safetensors"
     )
     (partial / "card.md").write_text(card)
+    for path in partial.iterdir():  # safetensors writes for the owner alone; an installed world is read by everybody
+        path.chmod(0o644)
     old = _previous(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,8 @@ from sana_wm.training.checkpoint import load_checkpoint, prefixed, read_meta, sa
 
 
 def test_round_trip_is_exact(tmp_path):
-    tensors = {"a.b": torch.randn(3, 4).t(), "n": torch.tensor(7), "empty": torch.zeros(0), "h": torch.ones(2).bfloat16()}
+    tensors = {"a.b": torch.randn(3, 4).t(), "n": torch.tensor(7), "empty": torch.zeros(0)}
+    tensors["half"] = torch.ones(2).bfloat16()
     save_checkpoint(tmp_path / "new" / "x.safetensors", tensors, {"step": 3, "seconds": 0.1 + 0.2})
     found, meta = load_checkpoint(tmp_path / "new" / "x.safetensors")
     assert meta == {"step": 3, "seconds": 0.1 + 0.2} == read_meta(tmp_path / "new" / "x.safetensors")

@@ -23,7 +23,7 @@ def moving(flow, loss, rows=400):
     for t in range(rows - 1):
         place[t + 1] = 0.8 * place[t] + 0.5 * actions[t]
     net = tiny_transformer(in_channels=4, grid=(1, 1), patch_size=1, depth=2)
-    latents = np.concatenate([place, place[:, ::-1]], 1)[..., None, None]  # two channels of image, two of proprioception
+    latents = np.concatenate([place, place[:, ::-1]], 1)[..., None, None]  # 2 of image, 2 of proprioception
     return DynamicsTraining(net, flow, loss, latents, actions, np.arange(rows - loss.frames + 1), 2, 0, "off")
 
 

@@ -32,13 +32,13 @@ def test_the_loss_falls_with_and_without_proprioception(data, proprio, tmp_path)
     rows, state = np.arange(48), data.columns["state"] if proprio else np.zeros((72, 0), np.float32)
     tokenizer = FrameTokenizer(DCAEConfig(**DCAE_SETTINGS), (SIDE, SIDE))
     tokenizer.background.copy_(median_background(data.frames, rows))
-    training = TokenizerTraining(tokenizer, data, state, rows, TokenizerLoss(batch_size=8), 0, "off")
+    training = TokenizerTraining(tokenizer, data, state, rows, TokenizerLoss(batch_size=4), 0, "off")
     with torch.no_grad():
         before = {k: float(v) for k, v in training.losses(9999, 0).items()}
-    config = LoopConfig(steps=50, optimizer=OptimizerConfig(lr=3e-3), warmup=5, ema=0.8)
+    config = LoopConfig(steps=30, optimizer=OptimizerConfig(lr=3e-3), warmup=5, ema=0.8)
     run_stage("tokenizer", training, training.losses, config, tmp_path, QuietLog())
     after = {k: float(v.detach()) for k, v in training.losses(9999, 0).items()}
-    assert after["mse"] < 0.5 * before["mse"] and after["loss"] < before["loss"]
+    assert after["mse"] < 0.7 * before["mse"] and after["loss"] < before["loss"]
     assert ("proprio" in after) == proprio
     calibrate(tokenizer, data.frames, rows)
     with torch.no_grad():

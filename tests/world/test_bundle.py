@@ -73,7 +73,8 @@ def test_damaged_files_are_named(copy, part, damage):
     path.unlink()
     if damage != "missing":
         path.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"not a tensor in sight")
-    with pytest.raises(ValueError, match=f"{part}.safetensors: {'missing' if damage == 'missing' else 'not a readable'}"):
+    problem = "missing" if damage == "missing" else "not a readable"
+    with pytest.raises(ValueError, match=f"{part}.safetensors: {problem}"):
         WorldModel.from_pretrained(copy)
 
 
@@ -173,7 +174,8 @@ def test_half_precision_weights_keep_the_statistics(tmp_path):
     world.save_pretrained(tmp_path / "full")
     world.save_pretrained(tmp_path / "half", dtype=torch.float16)
     loaded = WorldModel.from_pretrained(tmp_path / "half")
-    assert torch.equal(loaded.heads.proprio_mean, world.heads.proprio_mean) and loaded.transformer.dtype == torch.float32
+    assert torch.equal(loaded.heads.proprio_mean, world.heads.proprio_mean)
+    assert loaded.transformer.dtype == torch.float32
     a, b = (w.rollout(begun(w), tiny_actions(3, 1)).latents for w in (world, loaded))
     assert 0 < (a - b).abs().max() < 0.05
     size = {name: (tmp_path / name / "transformer.safetensors").stat().st_size for name in ("full", "half")}

@@ -17,7 +17,6 @@ from tests.world.tiny import (
     tiny_world,
 )
 
-
 FLOWS = [FlowConfig(steps=2), FlowConfig(prediction="change", steps=2), FlowConfig(start="noise", steps=3, shift=2.0)]
 
 
@@ -100,7 +99,7 @@ def test_old_states_stay_valid(world):
 @pytest.mark.parametrize("flow", FLOWS[:2])
 def test_context_at_once_equals_commits_one_by_one(flow):
     world = tiny_world(flow=flow)
-    for module in (world.transformer, world.tokenizer):
+    for module in (world.transformer, world.tokenizer, world.heads):
         module.double()
     frames, actions = tiny_frames(2, 7), tiny_actions(2, 6)
     state = world.begin(frames, actions, seeds=[1, 2])

@@ -17,6 +17,7 @@ from sana_wm.world.tokenizer import FrameTokenizer
 
 SIDE, CHANNELS, GRID, CONTEXT = 32, 4, (8, 8), 3
 LOW, HIGH = (-2.0, 0.0), (2.0, 8.0)
+TWO_STEPS = FlowConfig(steps=2)
 
 DCAE_SETTINGS = {
     "latent_channels": CHANNELS,
@@ -51,8 +52,8 @@ def randomise(module: nn.Module, seed: int, std: float = 0.15) -> None:
 
 def tiny_transformer(**changes) -> SanaTransformer:
     settings = {
-        "in_channels": CHANNELS, "grid": GRID, "patch_size": 4, "width": 24, "depth": 4, "heads": 2, "window": 4,
-        "action_dim": 2, "source": True,
+        "in_channels": CHANNELS, "grid": GRID, "patch_size": 4, "width": 24, "depth": 2, "softmax_every": 2,
+        "heads": 2, "window": 4, "action_dim": 2, "source": True,
     } | changes  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -69,9 +70,7 @@ def tiny_actions(*lead: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(LOW, HIGH, (*lead, 2)).astype(np.float32)
 
 
-def tiny_world(
-    seed: int = 0, flow: FlowConfig = FlowConfig(steps=2), heads: dict | None = None, **transformer
-) -> WorldModel:
+def tiny_world(seed: int = 0, flow: FlowConfig = TWO_STEPS, heads: dict | None = None, **transformer) -> WorldModel:
     """A world of 32x32 frames with every head; nothing in it is zero or trained."""
     codec = ActionCodec(("dx", "dy"), LOW, HIGH, (0.2, 3.0), (0.9, 2.0), "cells")
     heads = {"proprio_dim": 2, "reward": True, "terminated": True, "success": True} if heads is None else heads
