@@ -26,7 +26,7 @@ endif
 	@printf '  runs/pusht-demo/plan*/plan.mp4        goal, real simulator and imagination side by side\n'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .

@@ -1,5 +1,5 @@
-"""Settings for all tests: few threads, so that the suite behaves alike on a laptop and on a shared machine."""
+"""Settings for all tests: one thread a process, because the suite runs one process per core (``pytest -n auto``)."""
 
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)

@@ -9,7 +9,9 @@ B, T, C, A = 2, 7, 3, 2
 
 def network(**changes) -> SanaTransformer:
     """Random weights everywhere (nothing at zero), float64, on a grid that is not square."""
-    settings = dict(in_channels=C, grid=(2, 3), width=24, depth=4, heads=2, action_dim=A, source=True, window=3) | changes
+    settings = (
+        dict(in_channels=C, grid=(2, 3), width=24, depth=4, heads=2, action_dim=A, source=True, window=3) | changes
+    )
     torch.manual_seed(0)
     net = SanaTransformer(SanaConfig(**settings)).double().eval()
     for p in net.parameters():
@@ -99,9 +101,10 @@ def test_bidirectional_sees_the_future():
     later = z.clone()
     later[:, :, -1] += 1
     with torch.no_grad():
-        change = net(z, timestep, actions=actions, source=source).velocity - net(
-            later, timestep, actions=actions, source=source
-        ).velocity
+        change = (
+            net(z, timestep, actions=actions, source=source).velocity
+            - net(later, timestep, actions=actions, source=source).velocity
+        )
     assert change[:, :, 0].abs().max() > 1e-6
 
 

@@ -35,7 +35,13 @@ def test_neighbours_lie_on_the_path_in_the_tail_or_nowhere():
 
 @pytest.mark.parametrize(
     ("frames", "size", "plus_one", "expected"),
-    [(7, 3, False, (3, 3, 1)), (7, 3, True, (4, 3)), (121, 3, True, (4,) + (3,) * 39), (2, 5, True, (2,)), (0, 2, True, ())],
+    [
+        (7, 3, False, (3, 3, 1)),
+        (7, 3, True, (4, 3)),
+        (121, 3, True, (4,) + (3,) * 39),
+        (2, 5, True, (2,)),
+        (0, 2, True, ()),
+    ],
 )
 def test_chunks_of(frames, size, plus_one, expected):
     assert chunks_of(frames, size, plus_one) == expected
