@@ -25,23 +25,26 @@ class DynamicsLoss:
     Attributes:
         frames: window length T + 1: T predictions.
         start_share: share of predictions trained at sigma = 1, where every rollout step begins.
-        past_noise: largest standard deviation of the noise on the past; each window draws its own.
+        past_noise: largest standard deviation of the noise on the past's image latents; each window draws its own.
+        past_proprio_noise: the same for proprioception. Small: contact is a matter of a hundredth of its spread.
         movement: tokens weigh ``1 + movement * min(1, |change| / change_scale)``: what moves is what matters.
         self_forcing: share of steps at the end of training whose past is predicted by the model itself.
         self_forcing_from: progress at which self-forcing sets in (it grows linearly to the end).
         self_forcing_depth: how many predictions in a row the past is at most made of.
-        proprio: weight of the error of proprioception.
+        image, proprio: weights of the error of image latents and of proprioception.
     """
 
     batch_size: int = 16
     frames: int = 17
     start_share: float = 0.5
     past_noise: float = 0.1
+    past_proprio_noise: float = 0.01
     movement: float = 6.0
     change_scale: float = 0.5
     self_forcing: float = 0.8
     self_forcing_from: float = 0.3
     self_forcing_depth: int = 3
+    image: float = 1.0
     proprio: float = 10.0
 
 
@@ -116,7 +119,9 @@ class DynamicsTraining(nn.Module):
         forcing = c.self_forcing * max(0.0, (progress - c.self_forcing_from) / (1 - c.self_forcing_from))
         if rng.random() < forcing:
             past = self.own_past(past, actions, int(rng.integers(1, c.self_forcing_depth + 1)), noise)
-        level = c.past_noise * torch.rand(len(clip), 1, 1, 1, 1, generator=noise, device=device)
+        largest = torch.full((past.shape[1], 1, 1, 1), c.past_proprio_noise, device=device)
+        largest[:image] = c.past_noise
+        level = largest * torch.rand(len(clip), 1, 1, 1, 1, generator=noise, device=device)
         past = past + level * torch.randn(past.shape, generator=noise, device=device)
 
         draw = torch.randn(target.shape, generator=noise, device=device)
@@ -135,7 +140,7 @@ class DynamicsTraining(nn.Module):
         velocity_model = self.flow.prediction == "velocity"
         error = (output - (begin - target)).pow(2) if velocity_model else (predicted - target).pow(2)
         result = {"image": (weight * error[:, :image]).mean()}
-        total = result["image"]
+        total = c.image * result["image"]
         if predicted.shape[1] > image:
             # close to L1: a millimetre of the block matters as much when most of the world stands still
             result["proprio"] = smooth_l1_loss(predicted[:, image:], target[:, image:], beta=0.05)

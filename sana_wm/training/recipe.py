@@ -214,6 +214,7 @@ def with_proprio(latents: np.ndarray, heads: Heads, proprio: np.ndarray) -> np.n
 
 
 def train_dynamics(
+    name: str,
     transformer: SanaTransformer,
     heads: Heads,
     flow: FlowConfig,
@@ -228,7 +229,10 @@ def train_dynamics(
     log: RunLog,
     validate: Callable[[], dict],
 ) -> None:
-    """Fit the transformer on the training split, in place. ``heads`` (trained) know how proprioception is scaled."""
+    """Fit the transformer on the training split, in place, as the stage ``name``.
+
+    ``heads`` (trained) know how proprioception is scaled.
+    """
     train = split_episodes(arrays.num_episodes)["train"]
     actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1).astype(np.float32)
     normalised = codec.normalise(torch.from_numpy(actions)).numpy()
@@ -237,7 +241,7 @@ def train_dynamics(
     training = DynamicsTraining(
         transformer, flow, loss, everything, normalised, starts, latents.shape[1], loop.seed, loop.bf16
     ).to(device)
-    run_stage("dynamics", training, training.losses, loop, folder, log, lambda _: validate())
+    run_stage(name, training, training.losses, loop, folder, log, lambda _: validate())
 
 
 def measure_proprio(heads: Heads, proprio: np.ndarray) -> None:

@@ -25,14 +25,14 @@ from sana_wm.training.tokenizer_stage import TokenizerLoss
 from sana_wm.world import WorldConfig, WorldModel
 from sana_wm.world.proprio import proprio_channels
 
-TRAINED = ("tokenizer", "heads", "dynamics")
+TRAINED = ("tokenizer", "heads", "dynamics", "refine")
 STAGES = ("all", "collect", *TRAINED, "bundle", "evaluate")
 
 
 def loop_config(values: dict[str, Any], seed: int) -> LoopConfig:
     values = dict(values)
     optimizer = recipe.settings(OptimizerConfig, values.pop("optimizer", {}))
-    return recipe.settings(LoopConfig, values | {"optimizer": optimizer, "seed": seed})
+    return recipe.settings(LoopConfig, {"seed": seed} | values | {"optimizer": optimizer})
 
 
 def latent_grid(config: DCAEConfig, resolution: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -59,10 +59,14 @@ class Run:
     def __init__(self, config: dict[str, Any]):
         self.config, self.data, self.recipe = config, config["data"], config["recipe"]
         self.folder, self.seed = Path(config["out"]), config["seed"]
-        stages = {name: self.recipe[name] for name in TRAINED}
+        stages = {name: self.recipe[name] for name in TRAINED if self.recipe[name] is not None}
         self.loops = {name: loop_config(section["loop"], self.seed) for name, section in stages.items()}
         self.tokenizer_loss = recipe.settings(TokenizerLoss, stages["tokenizer"]["loss"])
-        self.dynamics_loss = recipe.settings(DynamicsLoss, stages["dynamics"]["loss"])
+        self.dynamics_losses = {
+            name: recipe.settings(DynamicsLoss, stages[name]["loss"])
+            for name in ("dynamics", "refine")
+            if name in stages
+        }
         self.heads_loss = recipe.settings(HeadsLoss, stages["heads"]["loss"])
         self.flow = recipe.settings(FlowConfig, self.recipe["flow"])
         self.bounds = recipe.settings(recipe.Bounds, self.data["bounds"])
@@ -119,7 +123,9 @@ class Run:
         values = dict(self.data["columns"])
         values["camera"] = values["camera"] or self.dataset.cameras[0]
         self.columns = recipe.settings(recipe.Columns, values)
-        recipe.check_lengths(self.dataset, self.data["context"], self.dynamics_loss.frames)
+        recipe.check_lengths(
+            self.dataset, self.data["context"], max(loss.frames for loss in self.dynamics_losses.values())
+        )
         made_of = {"data.root": str(self.data["root"]), "seed": self.seed, "data.resolution": self.data["resolution"]}
         columns = {f"data.columns.{key}": value for key, value in self.data["columns"].items()}
         self.made_of = made_of | columns | {f"tokenizer.{k}": v for k, v in self.config["tokenizer"].items()}
@@ -170,15 +176,15 @@ class Run:
         )
         return world.to(self.device)
 
-    def dynamics(self, world: WorldModel) -> None:
-        """Train, or load the finished stage, in place."""
+    def dynamics(self, world: WorldModel, stage: str = "dynamics") -> None:
+        """Train, or load the finished stage, in place: "dynamics", or "refine", which goes on with other weights."""
         trained = read_meta(self.folder / "tokenizer.safetensors")
         made_of = self.made_of | {f"model.{k}": v for k, v in self.config["model"].items()}
         made_of |= {f"recipe.flow.{k}": v for k, v in self.recipe["flow"].items()}
-        self.claim("dynamics", made_of | {"seconds of tokenizer training": trained["seconds"]})
+        self.claim(stage, made_of | {"seconds of tokenizer training": trained["seconds"]})
         world.transformer.requires_grad_(True)
         recipe.train_dynamics(
-            world.transformer, world.heads, world.config.flow, self.dynamics_loss, self.loops["dynamics"],
+            stage, world.transformer, world.heads, world.config.flow, self.dynamics_losses[stage], self.loops[stage],
             world.codec, self.latents, self.arrays, self.columns, self.folder, self.device, self.log,
             lambda: self.look(world),
         )  # fmt: skip
@@ -203,7 +209,7 @@ class Run:
         """Write the bundle, with what the training cost."""
         extra = world.config.extra
         extra["training"] = {}
-        for stage in TRAINED:
+        for stage in self.loops:
             meta = read_meta(self.folder / f"{stage}.safetensors")
             extra["training"][stage] = {"steps": meta["step"], "minutes": round(meta["seconds"] / 60, 1)}
         threads = f"{torch.get_num_threads()} CPU thread(s), {torch.backends.cpu.get_cpu_capability()}"
@@ -235,6 +241,10 @@ def run(config: dict[str, Any]) -> None:
             return
         job.dynamics(world)
         if stage == "dynamics":
+            return
+        if job.recipe["refine"] is not None:
+            job.dynamics(world, "refine")
+        if stage == "refine":
             return
         folder = job.save(world)
         if stage == "bundle":

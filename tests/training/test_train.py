@@ -41,6 +41,7 @@ SMALL_WORLD = [
     "recipe.heads.loop.steps=4",
     "recipe.heads.loss.batch_size=16",
     "recipe.dynamics.loop.steps=4",
+    "recipe.refine=null",
     "recipe.dynamics.loss.batch_size=2",
     "recipe.dynamics.loss.frames=5",
     "device=cpu",
