@@ -47,22 +47,26 @@ def measured(result: dict) -> list[str]:
                   f"{_cell(ratios['latents'])}.", ""]  # fmt: skip
     if "planning" in result:
         rows = [
-            [name.replace("_", " "), *(_percent(row[kind]) for kind in ("block", "block_and_agent"))]
+            [name.replace("_", " "), str(row["block"]["trials"])]
+            + [_percent(row[kind]) for kind in ("block", "block_and_agent")]
             for name, row in result["planning"]["rows"].items()
         ]
-        trials = next(iter(result["planning"]["rows"].values()))["block"]["trials"]
-        lines += [
-            f"Planning success, {trials} held-out pairs whose block must move (goal 25 steps ahead, budget 50):",
-            "",
-        ]
-        lines += _table(["", "block", "block and agent"], rows)
+        lines += ["Planning success on held-out pairs whose block must move (goal 25 steps ahead, budget 50):", ""]
+        lines += _table(["", "pairs", "block", "block and agent"], rows)
     if "speed" in result:
-        lines += ["Speed and state, as measured:", "", "```json", json.dumps(result["speed"], indent=1), "```", ""]
+        speed = result["speed"]
+        lines += ["Environment steps per second, frames decoded, all lanes together:", ""]
+        lines += _table(
+            [f"{lanes} lane(s)" for lanes in speed["env_steps_per_second"]],
+            [[f"{rate:.1f}" for rate in speed["env_steps_per_second"].values()]],
+        )
+        sizes = ", ".join(f"{size:,} at step {step}" for step, size in speed["state_bytes"].items())
+        lines += [f"Bytes of a lane's state: {sizes}.", ""]
     return lines
 
 
 def _percent(entry: dict) -> str:
-    return f"{100 * entry['mean']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+    return f"{100 * entry['rate']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
 
 
 def write_card(config: WorldConfig, result: dict | None = None) -> str:
