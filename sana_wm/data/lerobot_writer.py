@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from sana_wm.data import layout
 from sana_wm.data.camera_writer import CameraWriter, describe_video
@@ -25,7 +28,7 @@ class LeRobotWriter:
     Episodes gather in a *part*. `flush` writes it as one data file, one or more video files per camera and one file of
     the episode table, each under a temporary name first, and counts the episodes in ``meta/info.json`` last. That last
     rename is the commit: a killed run leaves the dataset as it was at the last flush, and a writer constructed on the
-    same folder goes on from there. One writer at a time.
+    same folder goes on from there. One writer at a time: a lock in the system's temporary folder sees to it.
 
     Args:
         root: the dataset's folder, made if absent; an existing dataset is continued.
@@ -38,7 +41,7 @@ class LeRobotWriter:
         video_file_megabytes: a camera goes on in a new file when the current one has grown past this.
 
     Raises:
-        ValueError: bad features, or an existing dataset with other fps or features.
+        ValueError: bad features, an existing dataset with other fps or features, or one that is being written.
         DatasetError: an existing dataset that cannot be read.
     """
 
@@ -64,9 +67,14 @@ class LeRobotWriter:
         self._flush_every = flush_every
         self._video_file_megabytes = video_file_megabytes
         self._encoding = encoding or VideoEncoding()
-        if not (self.root / layout.INFO_PATH).exists():
-            self._begin()
-        self._load()
+        self._lock = _locked(self.root)
+        try:
+            if not (self.root / layout.INFO_PATH).exists():
+                self._begin()
+            self._load()
+        except BaseException:
+            self._lock.release()
+            raise
 
     @property
     def num_episodes(self) -> int:
@@ -98,9 +106,11 @@ class LeRobotWriter:
             extra: scalars to note in the episode table (seed, policy ...), with the same names and types throughout.
 
         Raises:
-            ValueError: a key too many or too few, wrong shape or dtype, unequal lengths, NaN or infinite values. The
-                episode is not added, those before it are untouched.
+            ValueError: a closed writer, a key too many or too few, wrong shape or dtype, unequal lengths, NaN or
+                infinite values. The episode is not added, those before it are untouched.
         """
+        if not self._lock.is_locked:
+            raise ValueError(f"{self.root}: this writer is closed; make another one to go on with the dataset")
         columns, length = check_episode(episode, self.features)
         extra = self._check_extra(extra or {})
         task_of_frame = [task] * length if isinstance(task, str) else list(task)
@@ -150,8 +160,11 @@ class LeRobotWriter:
         self._progress, self._part = done, Part(self.features, done)
 
     def close(self) -> None:
-        """Flush. The writer may be used again afterwards."""
-        self.flush()
+        """Flush, and let others write here; this writer takes no more."""
+        try:
+            self.flush()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> LeRobotWriter:
         return self
@@ -228,3 +241,14 @@ class LeRobotWriter:
             "video_path": layout.VIDEO_PATH if any(f["dtype"] == "video" for f in features.values()) else None,
             "features": features,
         }
+
+
+def _locked(root: Path) -> FileLock:
+    """The right to write the dataset; the system takes it back from a process that dies."""
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"sana-wm-{name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"{root}: another process or writer is writing this dataset; wait for it or end it") from error
+    return lock

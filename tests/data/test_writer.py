@@ -271,6 +271,7 @@ def test_killed_between_any_two_renames_of_a_flush(tmp_path, monkeypatch, rename
         writer.flush()
     monkeypatch.undo()
     assert len(done) == renames
+    writer._lock.release()  # as the system does for the dead
 
     if renames == 5:  # the episode table runs ahead of info.json: said, not hidden
         with pytest.warns(UserWarning, match="interrupted"):
@@ -333,6 +334,20 @@ def test_interrupt_while_encoding_drops_the_part_only(tmp_path, monkeypatch):
         assert (writer.num_episodes, writer.num_pending) == (2, 0)
         writer.add_episode(make_episode(2, 4), "t")
     assert_holds(tmp_path, (5, 7, 4))
+
+
+def test_one_writer_at_a_time(tmp_path):
+    root = tmp_path / "set"
+    with LeRobotWriter(root, 10, FEATURES) as writer:
+        with pytest.raises(ValueError, match="another process or writer is writing"):
+            LeRobotWriter(root, 10, FEATURES)
+        writer.add_episode(make_episode(0, 5), "t")
+    with pytest.raises(ValueError, match="closed"):
+        writer.add_episode(make_episode(0, 5), "t")
+    with pytest.raises(ValueError, match="fps"):
+        LeRobotWriter(root, 11, FEATURES)  # a refused writer leaves the folder free
+    with LeRobotWriter(root, 10, FEATURES) as writer:
+        assert writer.num_episodes == 1
 
 
 @pytest.mark.parametrize("fault", ["stale", "missing"])
