@@ -171,6 +171,7 @@ class Lanes:
                 f"got a state of {state.num_lanes} lanes, this environment has {self.num_lanes}; "
                 f"cut it with state.select(lanes)"
             )
+        self.world.adopt(state.world)
         self.put(np.ones(self.num_lanes, bool), state)
 
     def get_state(self) -> EnvState:

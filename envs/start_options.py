@@ -58,7 +58,7 @@ class StartOptions:
         if given == ["start"]:
             return cls(start=_start(options["start"], len(world.starts), num_lanes))
         if given == ["state"]:
-            return cls(state=_state(options["state"], num_lanes))
+            return cls(state=world.adopt(_state(options["state"], num_lanes)))
         if given == ["frames"]:
             frames = _frames(options["frames"], world, num_lanes)
             return cls(frames=frames, actions=_actions(options.get("actions"), world, frames))

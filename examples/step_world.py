@@ -1,6 +1,6 @@
 """Step a world as a Gymnasium environment: act, undo, fork, and many lanes at once.
 
-    python examples/step_world.py --world pusht-64 --steps 25
+python examples/step_world.py --world pusht-64 --steps 25
 """
 
 import argparse

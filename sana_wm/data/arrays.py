@@ -22,11 +22,13 @@ class EpisodeArrays:
         frames: (N, H, W, 3) uint8, a read-only memory map.
         columns: key -> (N, ...) arrays.
         starts: (E + 1,) int64; episode e is rows ``starts[e]:starts[e + 1]``.
+        fingerprint: of the dataset and of how it was decoded.
     """
 
     frames: np.ndarray
     columns: dict[str, np.ndarray]
     starts: np.ndarray
+    fingerprint: str = ""
 
     @property
     def num_episodes(self) -> int:
@@ -60,14 +62,16 @@ def load_arrays(
     if missing:
         raise ValueError(f"the dataset has no {missing}; it has {sorted(dataset.features)}")
     lengths = [int(n) for n in dataset.episode_lengths]
-    recipe = {"camera": camera, "keys": keys, "resolution": list(resolution), "lengths": lengths}
+    recipe = {"dataset": dataset.fingerprint, "camera": camera, "keys": keys, "resolution": list(resolution),
+              "lengths": lengths}  # fmt: skip
     if not (folder.is_dir() and json.loads((folder / "recipe.json").read_text()) == recipe):
         dataset.validate()
         shutil.rmtree(folder, ignore_errors=True)
         _decode(dataset, recipe, folder, progress)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     columns = {key: np.load(folder / f"{i}.npy") for i, key in enumerate(keys)}
-    return EpisodeArrays(np.load(folder / "frames.npy", mmap_mode="r"), columns, starts)
+    frames = np.load(folder / "frames.npy", mmap_mode="r")
+    return EpisodeArrays(frames, columns, starts, f"{dataset.fingerprint}-{camera}-{resolution[0]}x{resolution[1]}")
 
 
 def resize_frames(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -22,7 +22,7 @@ def load_latents(
     Args:
         frames: (N, H, W, 3) uint8.
         encode: uint8 (B, H, W, 3) -> float (B, C, h, w).
-        fingerprint: identifies the tokenizer's weights; another one encodes anew.
+        fingerprint: identifies the frames and the tokenizer's weights; another one encodes anew.
         progress: called with (frames done, frames in all).
     Returns:
         (N, C, h, w) float16, a read-only memory map.

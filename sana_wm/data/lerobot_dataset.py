@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -84,6 +85,14 @@ class LeRobotDataset:
     def stats(self) -> dict[str, Stats]:
         """Statistics of every feature over the dataset; images as (3, 1, 1) in [0, 1]. Empty if it has none."""
         return load_stats(self._info)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the recording: a digest of its description, tasks and statistics (16 hex digits)."""
+        digest = hashlib.sha256()
+        for path in sorted(path for path in (self.root / INFO_PATH).parent.iterdir() if path.is_file()):
+            digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()[:16]
 
     def episode(self, index: int, keys: Sequence[str] | None = None) -> dict[str, Any]:
         """One episode under the dataset's own keys.

@@ -18,7 +18,8 @@ class HeadsConfig:
     terminated: bool = False
     success: bool = False
     hidden: int = 512
-    max_side: int = 8  # larger grids are average-pooled to this before they are flattened
+    cell_hidden: int = 128  # width of the network that all cells share
+    max_side: int = 8  # larger grids are average-pooled to this
 
     def __post_init__(self):
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -27,11 +28,34 @@ class HeadsConfig:
         return asdict(self) | {"grid": list(self.grid)}
 
 
+class WhereHead(nn.Module):
+    """Values that are places: every cell says how far it is from the thing it sees, attention says which cell sees it.
+
+    For each of P values, cell i offers ``anchor[i, p] + offset_p(i)`` and a logit; the value is the mean of the offers
+    under the softmax of the logits over the cells (a soft-argmax with a learned anchor and offset). The network behind
+    offsets and logits looks at 3x3 cells and is the same everywhere, so that what it learns of a small thing in one
+    place holds in every other.
+    """
+
+    def __init__(self, channels: int, grid: tuple[int, int], values: int, hidden: int):
+        super().__init__()
+        self.seen = nn.Conv2d(channels, hidden, 3, padding=1)
+        self.place = nn.Parameter(0.02 * torch.randn(hidden, *grid))
+        self.mixed = nn.Conv2d(hidden, hidden, 1)
+        self.offers = nn.Conv2d(hidden, 2 * values, 1)
+        self.anchor = nn.Parameter(torch.zeros(values, *grid))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, P)."""
+        x = F.silu(self.seen(x) + self.place)
+        logits, offset = self.offers(F.silu(self.mixed(x))).chunk(2, dim=1)
+        return (logits.flatten(2).softmax(-1) * (self.anchor + offset).flatten(2)).sum(-1)
+
+
 class Heads(nn.Module):
-    """One trunk on the flattened latent, one linear output for everything.
+    """One trunk on the flattened latent for reward and events; places of proprioception from what the cells see.
 
     The heads read the frame that an action led to: reward and termination are functions of where the world arrived.
-    Positions are read from the flattened grid rather than from pooled features, because pooling forgets where.
     """
 
     def __init__(self, config: HeadsConfig):
@@ -46,6 +70,7 @@ class Heads(nn.Module):
             nn.SiLU(),
             nn.Linear(c.hidden, c.proprio_dim + 3),
         )
+        self.where = WhereHead(c.channels, pooled, c.proprio_dim, c.cell_hidden) if c.proprio_dim else None
         self.register_buffer("proprio_mean", torch.zeros(c.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(c.proprio_dim))
 
@@ -54,9 +79,12 @@ class Heads(nn.Module):
         lead = latents.shape[:-3]
         x = latents.reshape(-1, *latents.shape[-3:])
         x = F.adaptive_avg_pool2d(x, self.pooled) if self.pooled else x
-        out = self.trunk(x.flatten(1)).unflatten(0, lead)
+        out = self.trunk(x.flatten(1))
         proprio, rest = out.split([self.config.proprio_dim, 3], dim=-1)
-        reward, terminated, success = rest.unbind(-1)
+        if self.where is not None:
+            proprio = proprio + self.where(x)
+        reward, terminated, success = rest.reshape(*lead, 3).unbind(-1)
+        proprio = proprio.reshape(*lead, self.config.proprio_dim)
         return {"proprio": proprio, "reward": reward, "terminated": terminated, "success": success}
 
     def loss(self, latents: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,19 +3,23 @@
 Every frame is denoised against the clean, committed past: a clean stream (writers) and a noisy stream (readers) in one
 forward pass make that parallel over frames. Two things fight drift: the past carries a little noise, and in a growing
 share of steps the past is the model's own prediction of it ("self-forcing"), made without gradient by earlier passes.
+And as a rollout begins from frames alone, the proprioception of a window's first frames is at times what the heads read
+from them in place of what was recorded.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from sana_wm.diffusion.flow import TIMESTEPS, FlowConfig, interpolate, network_input, predicted_clean, start_point
+from sana_wm.models.refiner import Refiner
 from sana_wm.models.transformer import CleanPast, SanaTransformer
 from sana_wm.training.batches import batch_rng, noise_generator
-from sana_wm.training.loop import autocast
+from sana_wm.training.loop import autocast, compiled
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class DynamicsLoss:
         start_share: share of predictions trained at sigma = 1, where every rollout step begins.
         past_noise: largest standard deviation of the noise on the past's image latents; each window draws its own.
         past_proprio_noise: the same for proprioception. Small: contact is a matter of a hundredth of its spread.
+        read_share: share of windows whose first ``context`` frames carry proprioception as read from the image.
         movement: tokens weigh ``1 + movement * min(1, |change| / change_scale)``: what moves is what matters.
         self_forcing: share of steps at the end of training whose past is predicted by the model itself.
         self_forcing_from: progress at which self-forcing sets in (it grows linearly to the end).
@@ -39,6 +44,7 @@ class DynamicsLoss:
     start_share: float = 0.5
     past_noise: float = 0.1
     past_proprio_noise: float = 0.01
+    read_share: float = 0.5
     movement: float = 6.0
     change_scale: float = 0.5
     self_forcing: float = 0.8
@@ -54,7 +60,9 @@ class DynamicsTraining(nn.Module):
     Args:
         latents: (N, C, h, w). actions: (N, A) normalised, row t leads from t to t + 1.
         starts: rows at which windows may start.
-        image_channels: so many of the channels are the image's; the rest is proprioception (`sana_wm.world.proprio`).
+        image_channels: so many of the channels are the image's; the rest is proprioception (`sana_wm.nn.proprio`).
+        read: (N, K, h, w) the proprioceptive channels as the heads read them from the image. context: how many frames a
+            rollout begins from. refiner: draws pictures again in a rollout, and so in the model's own past.
     """
 
     def __init__(
@@ -68,11 +76,18 @@ class DynamicsTraining(nn.Module):
         image_channels: int,
         seed: int,
         bf16: str,
+        read: np.ndarray | None = None,
+        context: int = 1,
+        refiner: Refiner | None = None,
+        compile: str = "off",
     ):
         super().__init__()
         self.transformer, self.flow, self.config = transformer, flow, loss
         self.latents, self.actions, self.starts = latents, actions, starts
         self.image_channels, self.seed, self.bf16 = image_channels, seed, bf16
+        self.read, self.context = read, context
+        self.denoise = compiled(transformer.forward, compile, transformer.device)
+        self.redraw = None if refiner is None else refiner.redraw  # a function: the refiner is not trained here
 
     def window(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rows (B,) -> latents (B, C, T, h, w), actions (B, T, A) leading to each frame (first: zeros)."""
@@ -83,6 +98,13 @@ class DynamicsTraining(nn.Module):
         actions[:, 1:] = torch.from_numpy(self.actions[index[:, :-1]])
         return latents, actions.to(device)
 
+    def begun_from_frames(self, past: Tensor, rows: np.ndarray, lanes: np.ndarray) -> Tensor:
+        """The past of windows at ``rows``; the ``lanes`` (a mask) begin with proprioception as the heads read it."""
+        read = self.read[rows[lanes, None] + np.arange(self.context)].astype(np.float32)  # lanes, context, K, h, w
+        past = past.clone()
+        past[lanes, self.image_channels :, : self.context] = torch.from_numpy(read).to(past.device).transpose(1, 2)
+        return past
+
     def predict(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Network output for frames 1..T given the past 0..T-1, which is also their source.
 
@@ -92,7 +114,7 @@ class DynamicsTraining(nn.Module):
         stream = CleanPast(network_input(self.flow, past, before, 0.0), actions[:, :-1], before)
         shown = network_input(self.flow, noisy, past, sigma[:, None, :, None, None])
         with autocast(past.device, self.bf16):
-            out = self.transformer(shown, sigma * TIMESTEPS, actions=actions[:, 1:], source=past, past=stream)
+            out = self.denoise(shown, sigma * TIMESTEPS, actions=actions[:, 1:], source=past, past=stream)
         return out.velocity.float()
 
     @torch.no_grad()
@@ -105,6 +127,10 @@ class DynamicsTraining(nn.Module):
             sigma = torch.ones(made.shape[0], made.shape[2], device=made.device)
             output = self.predict(made, actions, begin, sigma)
             frames = predicted_clean(self.flow, output, begin, made, sigma.new_tensor(1.0))
+            if self.redraw is not None:
+                flat = rearrange(frames, "b c t h w -> (b t) c h w")
+                drawn = torch.randn(flat.shape, generator=noise, device=flat.device)[:, : self.image_channels]
+                frames = rearrange(self.redraw(flat, drawn), "(b t) c h w -> b c t h w", b=len(frames))
             made = torch.cat([past[:, :, :1], frames[:, :, :-1]], dim=2)
         return made
 
@@ -113,8 +139,11 @@ class DynamicsTraining(nn.Module):
         rng = batch_rng(self.seed, step)
         device = self.transformer.device
         noise = noise_generator(self.seed, step, device)
-        clip, actions = self.window(rng.choice(self.starts, c.batch_size))
+        rows = rng.choice(self.starts, c.batch_size)
+        clip, actions = self.window(rows)
         past, target = clip[:, :, :-1], clip[:, :, 1:]
+        if self.read is not None:
+            past = self.begun_from_frames(past, rows, rng.random(c.batch_size) < c.read_share)
 
         forcing = c.self_forcing * max(0.0, (progress - c.self_forcing_from) / (1 - c.self_forcing_from))
         if rng.random() < forcing:

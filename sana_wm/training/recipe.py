@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,15 +14,17 @@ from sana_wm.data import LeRobotDataset
 from sana_wm.data.arrays import EpisodeArrays, load_arrays
 from sana_wm.data.latent_cache import load_latents
 from sana_wm.data.splits import split_episodes
-from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import Heads
-from sana_wm.models.transformer import SanaTransformer
-from sana_wm.training.batches import window_starts
+from sana_wm.models.refiner import Refiner
+from sana_wm.nn.proprio import pack
+from sana_wm.training.batches import noise_generator, window_starts
+from sana_wm.training.decoder_stage import DecoderLoss, DecoderTraining
 from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining
 from sana_wm.training.heads_stage import HeadsLoss, HeadsTraining
 from sana_wm.training.logging import RunLog
 from sana_wm.training.loop import LoopConfig, run_stage
+from sana_wm.training.refiner_stage import RefinerLoss, RefinerTraining
 from sana_wm.training.tokenizer_stage import (
     TokenizerLoss,
     TokenizerTraining,
@@ -31,7 +33,6 @@ from sana_wm.training.tokenizer_stage import (
     reconstruction_psnr,
 )
 from sana_wm.world import ActionCodec, Starts, WorldModel
-from sana_wm.world.proprio import pack
 from sana_wm.world.tokenizer import FrameTokenizer
 
 Settings = TypeVar("Settings")
@@ -156,7 +157,8 @@ def encode_dataset(tokenizer: FrameTokenizer, arrays: EpisodeArrays, folder: Pat
         return tokenizer.encode(torch.from_numpy(np.array(frames)).to(device)).float().cpu().numpy()
 
     with log.stage("latents", len(arrays.frames)) as show:
-        return load_latents(arrays.frames, encode, fingerprint(tokenizer), folder, lambda n, _: show(n, None, {}))
+        made_of = f"{arrays.fingerprint} {fingerprint(tokenizer)}"
+        return load_latents(arrays.frames, encode, made_of, folder, lambda n, _: show(n, None, {}))
 
 
 def action_codec(
@@ -208,19 +210,30 @@ def with_proprio(latents: np.ndarray, heads: Heads, proprio: np.ndarray) -> np.n
     """Latents (N, C, h, w) with the recorded proprioception, standardised, as further channels; float16."""
     if not heads.config.proprio_dim:
         return latents
-    standard = (torch.from_numpy(proprio) - heads.proprio_mean.cpu()) / heads.proprio_std.cpu()
-    packed = pack(standard, heads.config.grid).numpy().astype(np.float16)
+    packed = pack(torch.from_numpy(standardised(heads, proprio)), heads.config.grid).numpy().astype(np.float16)
     return np.concatenate([latents, packed], axis=1)
 
 
+@torch.no_grad()
+def read_proprio(latents: np.ndarray, heads: Heads, batch: int = 4096) -> np.ndarray | None:
+    """What the heads read from latents (N, C, h, w), as channels (N, K, h, w) float16; None: nothing to read."""
+    if not heads.config.proprio_dim:
+        return None
+    device = heads.proprio_mean.device
+    parts = [latents[i : i + batch].astype(np.float32) for i in range(0, len(latents), batch)]
+    read = [pack(heads(torch.from_numpy(part).to(device))["proprio"], heads.config.grid).cpu() for part in parts]
+    return torch.cat(read).numpy().astype(np.float16)
+
+
+def standardised(heads: Heads, proprio: np.ndarray) -> np.ndarray:
+    """Proprioception (N, P) in dataset units -> zero mean and unit deviation over the training split."""
+    return ((torch.from_numpy(proprio) - heads.proprio_mean.cpu()) / heads.proprio_std.cpu()).numpy()
+
+
 def train_dynamics(
-    name: str,
-    transformer: SanaTransformer,
-    heads: Heads,
-    flow: FlowConfig,
+    world: WorldModel,
     loss: DynamicsLoss,
     loop: LoopConfig,
-    codec: ActionCodec,
     latents: np.ndarray,
     arrays: EpisodeArrays,
     columns: Columns,
@@ -229,19 +242,18 @@ def train_dynamics(
     log: RunLog,
     validate: Callable[[], dict],
 ) -> None:
-    """Fit the transformer on the training split, in place, as the stage ``name``.
-
-    ``heads`` (trained) know how proprioception is scaled.
-    """
+    """Fit the world's transformer on the training split, in place; its heads and its refiner are trained already."""
+    heads, codec = world.heads, world.codec
     train = split_episodes(arrays.num_episodes)["train"]
     actions = arrays.columns[columns.action].reshape(len(arrays.frames), -1).astype(np.float32)
     normalised = codec.normalise(torch.from_numpy(actions)).numpy()
     starts = window_starts(arrays.starts, train, loss.frames)
     everything = with_proprio(latents, heads, proprio_of(arrays, columns))
     training = DynamicsTraining(
-        transformer, flow, loss, everything, normalised, starts, latents.shape[1], loop.seed, loop.bf16
-    ).to(device)
-    run_stage(name, training, training.losses, loop, folder, log, lambda _: validate())
+        world.transformer, world.config.flow, loss, everything, normalised, starts, latents.shape[1], loop.seed,
+        loop.bf16, read_proprio(latents, heads), world.config.context, world.refiner, loop.compile,
+    ).to(device)  # fmt: skip
+    run_stage("dynamics", training, training.losses, loop, folder, log, lambda _: validate())
 
 
 def measure_proprio(heads: Heads, proprio: np.ndarray) -> None:
@@ -274,6 +286,47 @@ def train_heads(
         return scores
 
     run_stage("heads", training, training.losses, loop, folder, log, validate)
+
+
+def train_refiner(
+    refiner: Refiner, heads: Heads, loss: RefinerLoss, loop: LoopConfig, latents: np.ndarray, arrays: EpisodeArrays,
+    columns: Columns, folder: Path, device: torch.device, log: RunLog,
+) -> None:  # fmt: skip
+    """Fit the refiner on the training split's latents, in place; ``heads`` know how proprioception is scaled."""
+    train, validation = (arrays.rows(split_episodes(arrays.num_episodes)[part]) for part in ("train", "validation"))
+    proprio = standardised(heads, proprio_of(arrays, columns))
+    training = RefinerTraining(refiner, loss, latents, proprio, train, loop.seed).to(device)
+    held_out = RefinerTraining(refiner, replace(loss, batch_size=1024), latents, proprio, validation, loop.seed)
+
+    @torch.no_grad()
+    def validate(_: RefinerTraining) -> dict[str, float]:
+        return {"loss": float(held_out.losses(0, 1.0)["loss"])}
+
+    run_stage("refiner", training, training.losses, loop, folder, log, validate)
+
+
+def train_decoder(
+    world: WorldModel, loss: DecoderLoss, first_stage: RefinerLoss, loop: LoopConfig, latents: np.ndarray,
+    arrays: EpisodeArrays, columns: Columns, folder: Path, device: torch.device, log: RunLog,
+) -> None:  # fmt: skip
+    """Fit the decoder of the world's tokenizer to what its refiner draws, in place."""
+    train, validation = (arrays.rows(split_episodes(arrays.num_episodes)[part]) for part in ("train", "validation"))
+    settings = first_stage, arrays, latents, standardised(world.heads, proprio_of(arrays, columns))
+    training = DecoderTraining(world.tokenizer, world.refiner, loss, *settings, train, loop.seed, loop.bf16)
+    training = training.to(device).to(memory_format=torch.channels_last)
+    rows = validation[:: max(1, len(validation) // 256)][:256]
+
+    @torch.no_grad()
+    def validate(_: DecoderTraining) -> dict[str, float]:
+        redrawn = torch.ones(len(rows), dtype=torch.bool, device=device)
+        decoded = world.tokenizer.decode(training.shown(rows, redrawn, noise_generator(0, 0, device)))
+        error = ((decoded.astype(np.float64) - arrays.frames[rows]) ** 2).mean(axis=(1, 2, 3))
+        return {
+            "psnr_redrawn": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
+            "psnr": reconstruction_psnr(world.tokenizer, arrays.frames, rows),
+        }
+
+    run_stage("decoder", training, training.losses, loop, folder, log, validate)
 
 
 def start_bank(arrays: EpisodeArrays, columns: Columns, context: int, count: int, seed: int) -> Starts:

@@ -13,19 +13,22 @@ from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.evaluation.card import write_card
 from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import Heads, HeadsConfig
+from sana_wm.models.refiner import Refiner, RefinerConfig
 from sana_wm.models.transformer import SanaConfig, SanaTransformer
+from sana_wm.nn.proprio import proprio_channels
 from sana_wm.training import recipe
 from sana_wm.training.checkpoint import read_meta
+from sana_wm.training.decoder_stage import DecoderLoss
 from sana_wm.training.dynamics_stage import DynamicsLoss
 from sana_wm.training.heads_stage import HeadsLoss
 from sana_wm.training.logging import RunLog
 from sana_wm.training.loop import LoopConfig
 from sana_wm.training.optimizer import OptimizerConfig
+from sana_wm.training.refiner_stage import RefinerLoss
 from sana_wm.training.tokenizer_stage import TokenizerLoss
 from sana_wm.world import WorldConfig, WorldModel
-from sana_wm.world.proprio import proprio_channels
 
-TRAINED = ("tokenizer", "heads", "dynamics", "refine")
+TRAINED = ("tokenizer", "heads", "refiner", "dynamics", "decoder")
 STAGES = ("all", "collect", *TRAINED, "bundle", "evaluate")
 
 
@@ -59,14 +62,14 @@ class Run:
     def __init__(self, config: dict[str, Any]):
         self.config, self.data, self.recipe = config, config["data"], config["recipe"]
         self.folder, self.seed = Path(config["out"]), config["seed"]
-        stages = {name: self.recipe[name] for name in TRAINED if self.recipe[name] is not None}
+        stages = {name: self.recipe[name] for name in TRAINED if self.recipe.get(name) is not None}
         self.loops = {name: loop_config(section["loop"], self.seed) for name, section in stages.items()}
         self.tokenizer_loss = recipe.settings(TokenizerLoss, stages["tokenizer"]["loss"])
-        self.dynamics_losses = {
-            name: recipe.settings(DynamicsLoss, stages[name]["loss"])
-            for name in ("dynamics", "refine")
-            if name in stages
-        }
+        self.dynamics_loss = recipe.settings(DynamicsLoss, stages["dynamics"]["loss"])
+        self.refiner_loss = recipe.settings(RefinerLoss, stages["refiner"]["loss"]) if "refiner" in stages else None
+        if "decoder" in stages and "refiner" not in stages:
+            raise ValueError("recipe.decoder fits the decoder to the refiner, and recipe.refiner is null: null both")
+        self.decoder_loss = recipe.settings(DecoderLoss, stages["decoder"]["loss"]) if "decoder" in stages else None
         self.heads_loss = recipe.settings(HeadsLoss, stages["heads"]["loss"])
         self.flow = recipe.settings(FlowConfig, self.recipe["flow"])
         self.bounds = recipe.settings(recipe.Bounds, self.data["bounds"])
@@ -88,6 +91,12 @@ class Run:
         channels = self.dcae.latent_channels + proprio_channels(proprio_dim, self.grid)
         given = {"in_channels": channels, "grid": self.grid, "action_dim": action_dim}
         return SanaConfig.from_dict(given | self.config["model"])
+
+    def refiner_config(self, proprio_dim: int) -> RefinerConfig | None:
+        if self.refiner_loss is None:
+            return None
+        given = {"channels": self.dcae.latent_channels, "grid": self.grid, "proprio_dim": proprio_dim}
+        return recipe.settings(RefinerConfig, given | self.recipe["refiner"]["model"])
 
     def claim(self, stage: str, made_of: dict[str, Any]) -> None:
         """Note beside a stage's checkpoint what it is made of, or hold it against what it was begun with.
@@ -123,10 +132,13 @@ class Run:
         values = dict(self.data["columns"])
         values["camera"] = values["camera"] or self.dataset.cameras[0]
         self.columns = recipe.settings(recipe.Columns, values)
-        recipe.check_lengths(
-            self.dataset, self.data["context"], max(loss.frames for loss in self.dynamics_losses.values())
-        )
-        made_of = {"data.root": str(self.data["root"]), "seed": self.seed, "data.resolution": self.data["resolution"]}
+        recipe.check_lengths(self.dataset, self.data["context"], self.dynamics_loss.frames)
+        made_of = {
+            "data.root": str(self.data["root"]),
+            "the dataset": self.dataset.fingerprint,
+            "seed": self.seed,
+            "data.resolution": self.data["resolution"],
+        }
         columns = {f"data.columns.{key}": value for key, value in self.data["columns"].items()}
         self.made_of = made_of | columns | {f"tokenizer.{k}": v for k, v in self.config["tokenizer"].items()}
         self.claim("tokenizer", self.made_of)
@@ -163,6 +175,7 @@ class Run:
                 c.success is not None,
                 hidden=self.recipe["heads"]["hidden"],
             ),
+            refiner=self.refiner_config(len(names)),
             flow=self.flow,
             codec=codec,
             proprio_names=names,
@@ -172,21 +185,36 @@ class Run:
         torch.manual_seed(self.seed)
         starts = recipe.start_bank(self.arrays, self.columns, data["context"], data["starts"], self.seed)
         world = WorldModel(
-            config, SanaTransformer(config.transformer), self.tokenizer_model, Heads(config.heads), starts
+            config,
+            SanaTransformer(config.transformer),
+            self.tokenizer_model,
+            Heads(config.heads),
+            starts,
+            refiner=Refiner(config.refiner) if config.refiner else None,
         )
         return world.to(self.device)
 
-    def dynamics(self, world: WorldModel, stage: str = "dynamics") -> None:
-        """Train, or load the finished stage, in place: "dynamics", or "refine", which goes on with other weights."""
+    def dynamics(self, world: WorldModel) -> None:
+        """Train, or load the finished stage, in place."""
         trained = read_meta(self.folder / "tokenizer.safetensors")
         made_of = self.made_of | {f"model.{k}": v for k, v in self.config["model"].items()}
         made_of |= {f"recipe.flow.{k}": v for k, v in self.recipe["flow"].items()}
-        self.claim(stage, made_of | {"seconds of tokenizer training": trained["seconds"]})
+        self.claim("dynamics", made_of | {"seconds of tokenizer training": trained["seconds"]})
         world.transformer.requires_grad_(True)
         recipe.train_dynamics(
-            stage, world.transformer, world.heads, world.config.flow, self.dynamics_losses[stage], self.loops[stage],
-            world.codec, self.latents, self.arrays, self.columns, self.folder, self.device, self.log,
-            lambda: self.look(world),
+            world, self.dynamics_loss, self.loops["dynamics"], self.latents, self.arrays, self.columns, self.folder,
+            self.device, self.log, lambda: self.look(world),
+        )  # fmt: skip
+
+    def decoder(self, world: WorldModel) -> None:
+        """Train, or load the finished stage, in place; nothing where the recipe has none."""
+        if self.decoder_loss is None:
+            return
+        trained = {name: read_meta(self.folder / f"{name}.safetensors")["seconds"] for name in ("tokenizer", "refiner")}
+        self.claim("decoder", self.made_of | {f"seconds of {name} training": value for name, value in trained.items()})
+        recipe.train_decoder(
+            world, self.decoder_loss, self.refiner_loss, self.loops["decoder"], self.latents, self.arrays, self.columns,
+            self.folder, self.device, self.log,
         )  # fmt: skip
 
     def heads(self, world: WorldModel) -> None:
@@ -197,6 +225,19 @@ class Run:
         recipe.train_heads(
             world.heads, self.heads_loss, self.loops["heads"], self.latents, self.arrays, self.columns, self.folder,
             self.device, self.log,
+        )  # fmt: skip
+
+    def refiner(self, world: WorldModel) -> None:
+        """Train, or load the finished stage, in place; nothing where the recipe has none."""
+        if world.refiner is None:
+            return
+        trained = read_meta(self.folder / "tokenizer.safetensors")
+        made_of = {f"recipe.refiner.model.{k}": v for k, v in self.recipe["refiner"]["model"].items()}
+        self.claim("refiner", self.made_of | made_of | {"seconds of tokenizer training": trained["seconds"]})
+        world.refiner.requires_grad_(True)
+        recipe.train_refiner(
+            world.refiner, world.heads, self.refiner_loss, self.loops["refiner"], self.latents, self.arrays,
+            self.columns, self.folder, self.device, self.log,
         )  # fmt: skip
 
     def look(self, world: WorldModel) -> dict[str, float]:
@@ -239,12 +280,14 @@ def run(config: dict[str, Any]) -> None:
         job.heads(world)
         if stage == "heads":
             return
+        job.refiner(world)
+        if stage == "refiner":
+            return
         job.dynamics(world)
         if stage == "dynamics":
             return
-        if job.recipe["refine"] is not None:
-            job.dynamics(world, "refine")
-        if stage == "refine":
+        job.decoder(world)
+        if stage == "decoder":
             return
         folder = job.save(world)
         if stage == "bundle":

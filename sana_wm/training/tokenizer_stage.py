@@ -62,14 +62,19 @@ class TokenizerTraining(nn.Module):
                 latents.shape, generator=noise, device=device, dtype=latents.dtype
             )
             decoded = self.tokenizer.dcae.decode(noisy)
-        weight = 1 + c.foreground * (pixels.abs().amax(1, keepdim=True) * 5).clamp(max=1)
-        error = (decoded.float() - pixels).pow(2)
-        result = {"mse": error.mean(), "loss": (weight * error).mean()}
+        result = pixel_losses(decoded, pixels, c.foreground)
         if self.proprio.shape[1]:
             target = {"proprio": torch.from_numpy(self.proprio[rows]).to(device)}
             result["proprio"] = self.probe.loss(latents.float(), target)["proprio"]
             result["loss"] = result["loss"] + c.proprio * result["proprio"]
         return result
+
+
+def pixel_losses(decoded: torch.Tensor, pixels: torch.Tensor, foreground: float) -> dict[str, torch.Tensor]:
+    """Squared error of (B, 3, H, W), plain ("mse") and with what differs from the background weighted ("loss")."""
+    weight = 1 + foreground * (pixels.abs().amax(1, keepdim=True) * 5).clamp(max=1)
+    error = (decoded.float() - pixels).pow(2)
+    return {"mse": error.mean(), "loss": (weight * error).mean()}
 
 
 def median_background(frames: np.ndarray, rows: np.ndarray, count: int = 400) -> torch.Tensor:

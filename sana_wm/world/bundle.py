@@ -14,7 +14,7 @@ from torch import nn
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.starts import Starts
 
-PARTS = ("transformer", "tokenizer", "heads")
+PARTS = ("transformer", "tokenizer", "heads")  # and a refiner, where the configuration has one
 SHIPPED = Path(__file__).resolve().parent.parent / "worlds"
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import HeadsConfig
+from sana_wm.models.refiner import RefinerConfig
 from sana_wm.models.transformer import SanaConfig
+from sana_wm.nn.proprio import proprio_channels
 from sana_wm.world.action_codec import ActionCodec
-from sana_wm.world.proprio import proprio_channels
 
 FORMAT = "sana_wm.world.1"
 
@@ -35,6 +36,7 @@ class WorldConfig:
     heads: HeadsConfig
     flow: FlowConfig
     codec: ActionCodec
+    refiner: RefinerConfig | None = None  # None: the first stage's pictures are final
     proprio_names: tuple[str, ...] = ()
     task: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -44,6 +46,12 @@ class WorldConfig:
         object.__setattr__(self, "proprio_names", tuple(self.proprio_names))
         if len(self.proprio_names) != self.heads.proprio_dim:
             raise ValueError(f"{len(self.proprio_names)} proprio names for {self.heads.proprio_dim} values of the head")
+        if self.refiner and (self.refiner.channels, self.refiner.grid, self.refiner.proprio_dim) != (
+            self.heads.channels,
+            self.heads.grid,
+            self.heads.proprio_dim,
+        ):
+            raise ValueError(f"the refiner {self.refiner} does not fit the heads {self.heads}")
         channels = self.heads.channels + proprio_channels(self.heads.proprio_dim, self.heads.grid)
         if self.transformer.in_channels != channels:
             raise ValueError(
@@ -79,6 +87,7 @@ class WorldConfig:
             "tokenizer": self.tokenizer.to_dict(),
             "transformer": self.transformer.to_dict(),
             "heads": self.heads.to_dict(),
+            "refiner": self.refiner.to_dict() if self.refiner else None,
             "flow": asdict(self.flow),
             "codec": self.codec.to_dict(),
             "extra": self.extra,
@@ -95,10 +104,12 @@ class WorldConfig:
         if (found := values.pop("format", None)) != FORMAT:
             raise ValueError(f"config.json says format {found!r}, this version reads {FORMAT!r}")
         try:
+            refiner = values.pop("refiner", None)
             return cls(
                 tokenizer=DCAEConfig.from_dict(values.pop("tokenizer")),
                 transformer=SanaConfig.from_dict(values.pop("transformer")),
                 heads=HeadsConfig(**values.pop("heads")),
+                refiner=RefinerConfig(**refiner) if refiner else None,
                 flow=FlowConfig(**values.pop("flow")),
                 codec=ActionCodec.from_dict(values.pop("codec")),
                 **values,

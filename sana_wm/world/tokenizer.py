@@ -38,10 +38,14 @@ class FrameTokenizer(nn.Module):
         latents = self.dcae.encode(self.pixels(frames.reshape(-1, *frames.shape[-3:])))
         return ((latents - self.latent_mean) / self.latent_std).reshape(*lead, *latents.shape[1:])
 
+    def raw(self, latents: Tensor) -> Tensor:
+        """Normalised latents (..., C, h, w) -> the autoencoder's own."""
+        return latents * self.latent_std + self.latent_mean
+
     def decode(self, latents: Tensor) -> np.ndarray:
         """Normalised latents (..., C, h, w) -> uint8 (..., H, W, 3)."""
         lead = latents.shape[:-3]
-        raw = latents.reshape(-1, *latents.shape[-3:]) * self.latent_std + self.latent_mean
+        raw = self.raw(latents.reshape(-1, *latents.shape[-3:]))
         pixels = self.dcae.decode(raw.to(self.background.dtype)) * 127.5 + self.background
         frames = pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return frames.reshape(*lead, *frames.shape[1:]).cpu().numpy()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sana_wm.diffusion.flow import (
     TIMESTEPS,
@@ -22,12 +22,13 @@ from sana_wm.diffusion.flow import (
     start_point,
 )
 from sana_wm.models.heads import Heads
+from sana_wm.models.refiner import Refiner
 from sana_wm.models.transformer import SanaTransformer
+from sana_wm.nn.proprio import pack, unpack
 from sana_wm.world.action_codec import as_action_tensor
 from sana_wm.world.bundle import load_part, load_starts, locate, read_config, save_bundle
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.noise import lane_noise
-from sana_wm.world.proprio import pack, unpack
 from sana_wm.world.starts import Starts
 from sana_wm.world.tokenizer import FrameTokenizer
 from sana_wm.world.world_state import WorldState
@@ -66,11 +67,13 @@ class WorldModel:
         heads: Heads,
         starts: Starts,
         card: str = "",
+        refiner: Refiner | None = None,
     ):
         self.config, self.codec, self.starts, self.card = config, config.codec, starts, card
         self.transformer = transformer.eval().requires_grad_(False)
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.heads = heads.eval().requires_grad_(False)
+        self.refiner = refiner.eval().requires_grad_(False) if refiner is not None else None
 
     @classmethod
     def from_pretrained(cls, name_dir_or_repo: str | os.PathLike, device: Any = None) -> WorldModel:
@@ -84,24 +87,29 @@ class WorldModel:
         transformer = SanaTransformer(config.transformer)
         tokenizer = FrameTokenizer(config.tokenizer, config.resolution)
         heads = Heads(config.heads)
-        for name, module in (("transformer", transformer), ("tokenizer", tokenizer), ("heads", heads)):
-            load_part(module, folder / f"{name}.safetensors")
+        refiner = Refiner(config.refiner) if config.refiner else None
         card = folder / "card.md"
-        world = cls(
-            config, transformer, tokenizer, heads, load_starts(folder), card.read_text() if card.is_file() else ""
-        )
+        text = card.read_text() if card.is_file() else ""
+        world = cls(config, transformer, tokenizer, heads, load_starts(folder), text, refiner)
+        for name, module in world.parts.items():
+            load_part(module, folder / f"{name}.safetensors")
         return world.to(device) if device is not None else world
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         """Write the bundle, whole or not at all. ``dtype``: precision of the stored weights (default: as they are)."""
+        save_bundle(Path(folder), self.config, self.parts, self.starts, self.card, dtype)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by name, as a bundle stores them."""
         parts = {"transformer": self.transformer, "tokenizer": self.tokenizer, "heads": self.heads}
-        save_bundle(Path(folder), self.config, parts, self.starts, self.card, dtype)
+        return parts | ({"refiner": self.refiner} if self.refiner is not None else {})
 
     def to(self, device: Any) -> WorldModel:
         """Move the networks, in place; "auto" takes CUDA where there is one."""
         if str(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        for module in (self.transformer, self.tokenizer, self.heads):
+        for module in self.parts.values():
             module.to(device)
         self.tokenizer.to(memory_format=torch.channels_last)
         return self
@@ -187,7 +195,7 @@ class WorldModel:
         Raises:
             ValueError: bad actions, or a state of another world.
         """
-        state = self._own(state)
+        state = self.adopt(state)
         if tuple(np.shape(actions)) != (state.num_lanes, self.codec.width):
             raise ValueError(
                 f"actions have shape {tuple(np.shape(actions))}, expected {(state.num_lanes, self.codec.width)}"
@@ -198,7 +206,7 @@ class WorldModel:
 
     def rollout(self, state: WorldState, actions: np.ndarray | Tensor) -> Prediction:
         """Imagine H steps without decoding. actions: (B, H, A) in dataset units -> Prediction over H."""
-        state = self._own(state)
+        state = self.adopt(state)
         shape = tuple(np.shape(actions))
         if len(shape) != 3 or shape[0] != state.num_lanes or shape[1] < 1 or shape[2] != self.codec.width:
             raise ValueError(f"actions have shape {shape}, expected ({state.num_lanes}, H >= 1, {self.codec.width})")
@@ -225,6 +233,7 @@ class WorldModel:
             out = self.transformer(shown, time, actions=led_by, source=previous, state=state.stream)
             velocity = predicted_velocity(flow, out.velocity, x, previous, sigma)
             x = euler_step(x, velocity, sigma, following)
+        x = self._refine(x[:, :, 0], state)[:, :, None]
         if last:
             return WorldState(state.stream, x[:, :, 0], state.seeds)
         still = torch.zeros(state.num_lanes, device=self.device)
@@ -232,8 +241,19 @@ class WorldModel:
         out = self.transformer(shown, still, actions=led_by, source=previous, state=state.stream, commit=True)
         return WorldState(out.state, x[:, :, 0], state.seeds)
 
-    def _own(self, state: WorldState) -> WorldState:
-        """The state on this world's device; refuses a state of another world."""
+    def _refine(self, latent: Tensor, state: WorldState) -> Tensor:
+        """The picture of new latents (B, C, h, w) drawn again by the second stage, where the world has one."""
+        if self.refiner is None:
+            return latent
+        shape = (self.refiner.config.channels, *latent.shape[2:])
+        return self.refiner.redraw(latent, lane_noise(state.seeds, state.frame, 1, shape))
+
+    def adopt(self, state: WorldState) -> WorldState:
+        """The state on this world's device.
+
+        Raises:
+            ValueError: a state of another world: its memory or its latent has other shapes.
+        """
         empty = self.transformer.initial_state(0)
         shapes = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in state.stream.blocks]
         expected = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in empty.blocks]

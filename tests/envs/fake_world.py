@@ -92,6 +92,11 @@ class FakeWorld:
         frame = torch.full((len(frames),), frames.shape[1] - 1)
         return FakeState(latent, frame, torch.as_tensor(seeds))
 
+    def adopt(self, state):
+        if state.latent.shape[1:] != (2, 1, 1):
+            raise ValueError("this state belongs to another world")
+        return state
+
     def step(self, state, actions):
         self.batches.append(state.num_lanes)
         frame = state.frame + 1

@@ -7,6 +7,7 @@ import torch
 from sana_wm.data.arrays import EpisodeArrays
 from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.models.heads import Heads, HeadsConfig
+from sana_wm.nn.proprio import proprio_channels, unpack
 from sana_wm.training import recipe
 from sana_wm.training.batches import batch_rng, noise_generator, take_frames, window_starts
 from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining
@@ -21,7 +22,6 @@ from sana_wm.training.recipe import (
     transition_labels,
     with_proprio,
 )
-from sana_wm.world.proprio import proprio_channels, unpack
 from tests.world.tiny import tiny_transformer
 
 LENGTHS = (6, 3, 9, 5)

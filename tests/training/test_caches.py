@@ -1,10 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 
-from sana_wm.data import LeRobotDataset
+from sana_wm.data import LeRobotDataset, LeRobotWriter
 from sana_wm.data.arrays import load_arrays, resize_frames
 from sana_wm.data.latent_cache import load_latents
-from tests.world.tiny import SIDE, dot_episode, write_dots
+from tests.world.tiny import FEATURES, SIDE, dot_episode, write_dots
 
 KEYS = ["action", "observation.state"]
 
@@ -45,6 +47,22 @@ def test_arrays_are_made_again_for_other_settings_and_survive_a_kill(dots, tmp_p
     blocks = full.frames.reshape(24, SIDE // 2, 2, SIDE // 4, 4, 3).mean((2, 4))
     assert np.abs(small.frames - blocks).mean() < 2
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_frames_of_a_dataset_that_was_recorded_anew_are_decoded_anew(tmp_path):
+    def load():
+        data = LeRobotDataset(tmp_path / "data")
+        return load_arrays(data, "observation.image", KEYS, (SIDE, SIDE), tmp_path / "a")
+
+    write_dots(tmp_path / "data", 3, 8)
+    first = load()
+    shutil.rmtree(tmp_path / "data")
+    with LeRobotWriter(tmp_path / "data", 5, FEATURES) as writer:
+        for episode in (5, 6, 7):  # as many, and as long
+            writer.add_episode(dot_episode(episode, 8), "follow the dot")
+    second = load()
+    assert first.fingerprint != second.fingerprint
+    np.testing.assert_array_equal(second.columns["action"][:8], dot_episode(5, 8)["action"])
 
 
 def test_missing_columns_are_named(dots, tmp_path):

@@ -55,7 +55,7 @@ def test_losses_are_a_pure_function_of_the_step():
 @EVERY_FLOW
 def test_one_step_of_own_past_is_what_the_world_predicts(flow, monkeypatch):
     """Parallel over frames in training, one at a time in the world: the same prediction from the same true past."""
-    world = tiny_world(flow=flow)
+    world = tiny_world(flow=flow, refined=False)
     frames, actions, count = tiny_frames(2, 6), tiny_actions(2, 5), 6
     past = world.encode(frames).transpose(1, 2).clone()
     led_by = torch.zeros(2, count + 1, 2)
@@ -93,3 +93,34 @@ def test_without_proprioception_only_the_image_counts():
     training.image_channels = 4
     losses = training.losses(0, 0.0)
     assert set(losses) == {"image", "loss"} and losses["image"] == losses["loss"]
+
+
+def test_own_past_has_the_refiners_pictures():
+    training = moving(FLOWS[1], DynamicsLoss(batch_size=4, frames=6))
+    clip, actions = training.window(np.array([0, 50]))
+    past = clip[:, :, :-1]
+    plain = training.own_past(past, actions, 1, noise_generator(0, 0, past.device))
+    training.redraw = lambda latents, noise: torch.cat([latents[:, :2] + 7, latents[:, 2:]], 1)
+    redrawn = training.own_past(past, actions, 1, noise_generator(0, 0, past.device))
+    assert torch.equal(redrawn[:, :, 0], plain[:, :, 0])
+    torch.testing.assert_close(redrawn[:, :2, 1:], plain[:, :2, 1:] + 7)
+    assert torch.equal(redrawn[:, 2:], plain[:, 2:])
+
+
+def test_chosen_windows_begin_with_what_the_heads_read():
+    training = moving(FLOWS[1], DynamicsLoss(batch_size=4, frames=6))
+    training.read, training.context = training.latents[:, 2:] + 100, 3
+    rows = np.array([0, 50, 7])
+    past = training.window(rows)[0][:, :, :-1]
+    made = training.begun_from_frames(past, rows, np.array([True, False, True]))
+    difference = made - past
+    assert torch.equal(difference[1], torch.zeros_like(difference[1])) and not difference[:, :2].any()
+    torch.testing.assert_close(difference[[0, 2], 2:, :3], torch.full((2, 2, 3, 1, 1), 100.0))
+    assert not difference[:, :, 3:].any()
+
+
+@pytest.mark.filterwarnings("ignore:.*lru_cache")
+def test_a_compiled_step_is_the_same_step():
+    plain, fast = (moving(FLOWS[1], DynamicsLoss(batch_size=2, frames=4)) for _ in range(2))
+    fast.denoise = torch.compile(fast.transformer.forward, backend="aot_eager")
+    torch.testing.assert_close(fast.losses(3, 0.9), plain.losses(3, 0.9))

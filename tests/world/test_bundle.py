@@ -46,8 +46,8 @@ def test_a_loaded_world_has_the_same_future(saved):
 
 def test_a_bundle_is_safetensors_and_json(saved):
     assert sorted(path.name for path in saved.iterdir()) == [
-        "card.md", "config.json", "heads.safetensors", "starts.safetensors", "tokenizer.safetensors",
-        "transformer.safetensors",
+        "card.md", "config.json", "heads.safetensors", "refiner.safetensors", "starts.safetensors",
+        "tokenizer.safetensors", "transformer.safetensors",
     ]  # fmt: skip
     assert list(saved.parent.iterdir()) == [saved]  # nothing temporary is left
 

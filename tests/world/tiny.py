@@ -10,9 +10,10 @@ from sana_wm.data import LeRobotWriter
 from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import Heads, HeadsConfig
+from sana_wm.models.refiner import Refiner, RefinerConfig
 from sana_wm.models.transformer import SanaConfig, SanaTransformer
+from sana_wm.nn.proprio import proprio_channels
 from sana_wm.world import ActionCodec, Starts, WorldConfig, WorldModel
-from sana_wm.world.proprio import proprio_channels
 from sana_wm.world.tokenizer import FrameTokenizer
 
 SIDE, CHANNELS, GRID, CONTEXT = 32, 4, (8, 8), 3
@@ -70,12 +71,15 @@ def tiny_actions(*lead: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(LOW, HIGH, (*lead, 2)).astype(np.float32)
 
 
-def tiny_world(seed: int = 0, flow: FlowConfig = TWO_STEPS, heads: dict | None = None, **transformer) -> WorldModel:
-    """A world of 32x32 frames with every head; nothing in it is zero or trained."""
+def tiny_world(
+    seed: int = 0, flow: FlowConfig = TWO_STEPS, heads: dict | None = None, refined: bool = True, **transformer
+) -> WorldModel:
+    """A world of 32x32 frames with every head and a refiner; nothing in it is zero or trained."""
     codec = ActionCodec(("dx", "dy"), LOW, HIGH, (0.2, 3.0), (0.9, 2.0), "cells")
     heads = {"proprio_dim": 2, "reward": True, "terminated": True, "success": True} if heads is None else heads
     channels = CHANNELS + proprio_channels(heads.get("proprio_dim", 0), GRID)
     net = tiny_transformer(**{"in_channels": channels} | transformer)
+    refiner = RefinerConfig(CHANNELS, GRID, heads.get("proprio_dim", 0), hidden=16, depth=1) if refined else None
     config = WorldConfig(
         fps=5.0,
         resolution=(SIDE, SIDE),
@@ -84,6 +88,7 @@ def tiny_world(seed: int = 0, flow: FlowConfig = TWO_STEPS, heads: dict | None =
         tokenizer=DCAEConfig(**DCAE_SETTINGS),
         transformer=net.config,
         heads=HeadsConfig(CHANNELS, GRID, hidden=16, max_side=4, **heads),
+        refiner=refiner,
         flow=flow,
         codec=codec,
         proprio_names=("x", "y")[: heads.get("proprio_dim", 0)],
@@ -93,7 +98,8 @@ def tiny_world(seed: int = 0, flow: FlowConfig = TWO_STEPS, heads: dict | None =
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer, head = FrameTokenizer(config.tokenizer, config.resolution), Heads(config.heads)
-    for number, module in enumerate((net, tokenizer, head)):
+        second = Refiner(refiner) if refiner else None
+    for number, module in enumerate((net, tokenizer, head, *([second] if second else []))):
         randomise(module, 10 * seed + number)
     generator = torch.Generator().manual_seed(seed)
     tokenizer.background.copy_(255 * torch.rand(3, SIDE, SIDE, generator=generator))
@@ -102,7 +108,7 @@ def tiny_world(seed: int = 0, flow: FlowConfig = TWO_STEPS, heads: dict | None =
         head.proprio_mean.copy_(torch.tensor([100.0, -50.0]))
         head.proprio_std.copy_(torch.tensor([10.0, 3.0]))
     starts = Starts(tiny_frames(5, CONTEXT, seed=seed + 1), tiny_actions(5, CONTEXT - 1, seed=seed + 1))
-    return WorldModel(config, net, tokenizer, head, starts, card="# tiny\n")
+    return WorldModel(config, net, tokenizer, head, starts, card="# tiny\n", refiner=second)
 
 
 def begun(world: WorldModel, lanes: int = 3, seed: int = 0):

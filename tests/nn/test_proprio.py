@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sana_wm.world.proprio import pack, proprio_channels, unpack
+from sana_wm.nn.proprio import pack, proprio_channels, unpack
 
 
 @pytest.mark.parametrize(
