@@ -11,7 +11,7 @@ SHIPPED := $(wildcard sana_wm/worlds/pusht-64/config.json)
 # The whole product on real simulator data in less than ten minutes. What it writes: runs/pusht-demo, data/pusht-demo.
 demo: $(INSTALLED)
 	@printf '\n1. Record the simulator, fit a small world to it, measure it\n\n'
-	@$(BIN)/python -m sana_wm.train data=pusht-demo recipe=demo
+	@$(BIN)/python -m sana_wm.train data=pusht-demo
 	@printf '\n2. Step that world as a Gymnasium environment\n\n'
 	@$(BIN)/python examples/step_world.py --world runs/pusht-demo/world
 	@printf '\n3. Plan in it, act in the real simulator\n\n'

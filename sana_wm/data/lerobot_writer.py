@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -246,7 +247,8 @@ class LeRobotWriter:
 def _locked(root: Path) -> FileLock:
     """The right to write the dataset; the system takes it back from a process that dies."""
     name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"sana-wm-{name}.lock")
+    path = Path(tempfile.gettempdir()) / f"sana-wm-{getpass.getuser()}-{name}.lock"
+    lock = FileLock(path, thread_local=False)  # whoever has the writer has the right
     try:
         lock.acquire(blocking=False)
     except Timeout as error:

@@ -53,7 +53,7 @@ class WhereHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """One trunk on the flattened latent for reward and events; places of proprioception from what the cells see.
+    """One trunk on the flattened latent for everything; to proprioception it adds the places that the cells see.
 
     The heads read the frame that an action led to: reward and termination are functions of where the world arrived.
     """

@@ -21,7 +21,7 @@ class RefinerConfig:
     channels: int
     grid: tuple[int, int]
     proprio_dim: int
-    hidden: int = 192
+    hidden: int = 512
     depth: int = 3
     sigma: float = 0.8
 
@@ -34,43 +34,50 @@ class RefinerConfig:
         return asdict(self) | {"grid": list(self.grid)}
 
 
-class Refiner(nn.Module):
-    """One network that all cells share: what a cell shows follows from the places of things relative to it.
+class RefinerBlock(nn.Module):
+    """x + Linear(SiLU(Linear(LayerNorm(x)))), the identity at the start."""
 
-    Its first layer sees the cell's place, proprioception, sigma and 3x3 noised cells; half of its features are sines,
-    so that edges are within reach of a few layers (Fourier features; Tancik et al. 2020, with learned frequencies).
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear_1 = nn.Linear(width, width)
+        self.linear_2 = nn.Linear(width, width)
+        nn.init.zeros_(self.linear_2.weight)
+        nn.init.zeros_(self.linear_2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear_2(F.silu(self.linear_1(self.norm(x))))
+
+
+class Refiner(nn.Module):
+    """The whole frame as one vector: an autoencoder with attention lets every cell depend on all of the scene, and a
+    network that cells share draws it with four times the error of this one (docs/recipe_log.md).
+
+    Half of the first layer's features are sines, so that edges are within reach of a few layers (Fourier features;
+    Tancik et al. 2020, with learned frequencies).
     """
 
     def __init__(self, config: RefinerConfig):
         super().__init__()
         self.config = c = config
+        cells, known = c.channels * c.grid[0] * c.grid[1], c.proprio_dim + 1
         half = c.hidden // 2
-        self.noised = nn.Conv2d(c.channels, c.hidden, 3, padding=1)
-        self.known = nn.Linear(c.proprio_dim + 1, c.hidden)
-        rows = torch.linspace(-1, 1, c.grid[0]) if c.grid[0] > 1 else torch.zeros(1)
-        columns = torch.linspace(-1, 1, c.grid[1]) if c.grid[1] > 1 else torch.zeros(1)
-        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        self.register_buffer("place", place.flatten(1).T.contiguous(), persistent=False)
-        self.placed = nn.Linear(2, c.hidden, bias=False)
-        self.layers = nn.ModuleList(nn.Linear(c.hidden, c.hidden) for _ in range(c.depth))
-        self.out = nn.Linear(c.hidden, c.channels)
-        with torch.no_grad():  # wavelengths from the whole scene down to a fraction of a cell
-            self.known.weight[half:].normal_(std=1.0)
-            self.placed.weight[half:].normal_(std=1.5)
-            self.known.bias[half:].uniform_(-torch.pi, torch.pi)
+        self.embed = nn.Linear(known + cells, c.hidden)
+        self.blocks = nn.ModuleList(RefinerBlock(c.hidden) for _ in range(c.depth))
+        self.out = nn.Linear(c.hidden, cells)
+        with torch.no_grad():  # wavelengths from the whole scene down to a fraction of it
+            self.embed.weight[half:, :known].normal_(std=1.0)
+            self.embed.bias[half:].uniform_(-torch.pi, torch.pi)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, noised: Tensor, sigma: Tensor, proprio: Tensor) -> Tensor:
         """noised (N, C, h, w), sigma (N,) in [0, 1], standardised proprioception (N, P) -> clean (N, C, h, w)."""
-        cells = self.noised(noised).flatten(2).mT  # N S H
-        known = self.known(torch.cat([proprio, sigma[:, None]], dim=-1))[:, None]
-        x = cells + known + self.placed(self.place.to(cells.dtype))
-        smooth, waves = x.chunk(2, dim=-1)
+        smooth, waves = self.embed(torch.cat([proprio, sigma[:, None], noised.flatten(1)], dim=-1)).chunk(2, dim=-1)
         x = torch.cat([F.silu(smooth), waves.sin()], dim=-1)
-        for layer in self.layers:
-            x = x + F.silu(layer(x))
-        return self.out(x).mT.unflatten(2, self.config.grid)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x).reshape(noised.shape)
 
     def redraw(self, latents: Tensor, noise: Tensor) -> Tensor:
         """Latents (N, C + K, h, w) of the first stage, picture and proprioception -> the same with a new picture.

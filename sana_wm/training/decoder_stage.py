@@ -1,4 +1,4 @@
-"""Last stage: the autoencoder's decoder once more, on the latents that it will be shown.
+"""The decoder: the autoencoder's decoder once more, on the latents that it will be shown.
 
 A world's pictures come out of the refiner, a little off what the encoder would have made of the true frame. The encoder
 stays as it is, and with it all latents; the decoder learns to draw the frame from redrawn latents as well as from true

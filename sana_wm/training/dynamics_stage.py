@@ -1,4 +1,4 @@
-"""Stage 2: the transformer on cached latents, trained on exactly what a rollout does.
+"""The dynamics: the transformer on cached latents, trained on exactly what a rollout does.
 
 Every frame is denoised against the clean, committed past: a clean stream (writers) and a noisy stream (readers) in one
 forward pass make that parallel over frames. Two things fight drift: the past carries a little noise, and in a growing
@@ -100,9 +100,10 @@ class DynamicsTraining(nn.Module):
 
     def begun_from_frames(self, past: Tensor, rows: np.ndarray, lanes: np.ndarray) -> Tensor:
         """The past of windows at ``rows``; the ``lanes`` (a mask) begin with proprioception as the heads read it."""
-        read = self.read[rows[lanes, None] + np.arange(self.context)].astype(np.float32)  # lanes, context, K, h, w
+        frames = min(self.context, past.shape[2])
+        read = self.read[rows[lanes, None] + np.arange(frames)].astype(np.float32)  # lanes, frames, K, h, w
         past = past.clone()
-        past[lanes, self.image_channels :, : self.context] = torch.from_numpy(read).to(past.device).transpose(1, 2)
+        past[lanes, self.image_channels :, :frames] = torch.from_numpy(read).to(past.device).transpose(1, 2)
         return past
 
     def predict(self, past: Tensor, actions: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
@@ -129,7 +130,8 @@ class DynamicsTraining(nn.Module):
             frames = predicted_clean(self.flow, output, begin, made, sigma.new_tensor(1.0))
             if self.redraw is not None:
                 flat = rearrange(frames, "b c t h w -> (b t) c h w")
-                drawn = torch.randn(flat.shape, generator=noise, device=flat.device)[:, : self.image_channels]
+                picture = (len(flat), self.image_channels, *flat.shape[2:])
+                drawn = torch.randn(picture, generator=noise, device=flat.device)
                 frames = rearrange(self.redraw(flat, drawn), "(b t) c h w -> b c t h w", b=len(frames))
             made = torch.cat([past[:, :, :1], frames[:, :, :-1]], dim=2)
         return made

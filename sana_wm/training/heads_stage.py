@@ -1,4 +1,4 @@
-"""Stage 3: the heads, on cached latents. They need no dynamics; cheap frames, many of them."""
+"""The heads, on cached latents. They need no dynamics; cheap frames, many of them."""
 
 from dataclasses import dataclass
 

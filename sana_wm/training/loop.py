@@ -1,5 +1,6 @@
 """The training loop that every stage runs in: schedule, clipping, EMA, checkpoints, logging, resuming."""
 
+import importlib.util
 import logging
 import math
 import shutil
@@ -29,26 +30,28 @@ class LoopConfig:
     warmup: int = 100
     clip: float = 1.0
     ema: float = 0.999
-    bf16: str = "auto"  # auto: where the hardware multiplies bf16 natively
-    compile: str = "off"  # auto: torch.compile where it can be had (a minute at the start, a third faster after it)
+    bf16: str = "auto"  # of tokenizer, dynamics and decoder. auto: where the hardware multiplies bf16 natively
+    compile: str = "off"  # auto: torch.compile where it can be had (dynamics only; takes a minute at the start)
     checkpoint_every: float = 60.0  # seconds
     validate_every: float = 300.0  # seconds
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("bf16", "compile"):
+            if getattr(self, name) not in ("auto", "on", "off"):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected 'auto', 'on' or 'off'")
+
 
 def autocast(device: torch.device, bf16: str = "auto") -> torch.autocast:
     """bf16 autocast where it is faster: on CUDA, and on CPUs that multiply bf16 natively (emulation is far slower)."""
-    if bf16 not in ("auto", "on", "off"):
-        raise ValueError(f"bf16={bf16!r}: expected 'auto', 'on' or 'off'")
     native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 == "on" or (bf16 == "auto" and native))
 
 
 def compiled(function: Callable, mode: str, device: torch.device) -> Callable:
-    """``function`` through torch.compile; "auto": if what that needs is there (a C++ compiler, or CUDA)."""
-    if mode not in ("auto", "on", "off"):
-        raise ValueError(f"compile={mode!r}: expected 'auto', 'on' or 'off'")
-    possible = device.type == "cuda" or any(map(shutil.which, ("c++", "g++", "clang++")))
+    """``function`` through torch.compile; "auto": if what that needs is there, a C++ compiler and on CUDA Triton."""
+    has_compiler = any(map(shutil.which, ("c++", "g++", "clang++")))
+    possible = has_compiler and (device.type != "cuda" or importlib.util.find_spec("triton") is not None)
     if mode == "off" or (mode == "auto" and not possible):
         return function
     # frame layouts are built outside the compiled graph, from a cache: both are meant, and said on every start

@@ -1,4 +1,4 @@
-"""The whole recipe: data -> tokenizer -> latents -> dynamics and heads -> bundle."""
+"""The parts of the recipe: data -> tokenizer -> latents -> heads -> refiner -> dynamics -> decoder."""
 
 import hashlib
 from collections.abc import Callable
@@ -311,8 +311,10 @@ def train_decoder(
 ) -> None:  # fmt: skip
     """Fit the decoder of the world's tokenizer to what its refiner draws, in place."""
     train, validation = (arrays.rows(split_episodes(arrays.num_episodes)[part]) for part in ("train", "validation"))
-    settings = first_stage, arrays, latents, standardised(world.heads, proprio_of(arrays, columns))
-    training = DecoderTraining(world.tokenizer, world.refiner, loss, *settings, train, loop.seed, loop.bf16)
+    proprio = standardised(world.heads, proprio_of(arrays, columns))
+    training = DecoderTraining(
+        world.tokenizer, world.refiner, loss, first_stage, arrays, latents, proprio, train, loop.seed, loop.bf16
+    )
     training = training.to(device).to(memory_format=torch.channels_last)
     rows = validation[:: max(1, len(validation) // 256)][:256]
 

@@ -1,4 +1,4 @@
-"""Stage 4: the refiner, on cached latents: redraw a noised picture from what is left of it and from proprioception."""
+"""The refiner, on cached latents: redraw a noised picture from what is left of it and from proprioception."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class RefinerTraining(nn.Module):
         self.latents, self.proprio, self.rows = latents, proprio, rows
 
     def losses(self, step: int, progress: float) -> dict[str, Tensor]:
-        device, c = self.refiner.place.device, self.config
+        device, c = self.refiner.out.weight.device, self.config
         rows = batch_rng(self.seed, step).choice(self.rows, c.batch_size)
         noise = noise_generator(self.seed, step, device)
         clean = torch.from_numpy(self.latents[rows].astype(np.float32)).to(device)

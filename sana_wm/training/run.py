@@ -77,6 +77,17 @@ class Run:
         self.resolution = tuple(self.data["resolution"])
         self.grid = latent_grid(self.dcae, self.resolution, config["model"].get("patch_size", 1))
         self.transformer_config(action_dim=1, proprio_dim=0)
+        self.refiner_config(proprio_dim=0)
+        if self.flow.steps > 1 and self.dynamics_loss.start_share >= 1:
+            raise ValueError(
+                f"recipe.flow.steps={self.flow.steps} asks for noise levels that training leaves out: set "
+                "recipe.dynamics.loss.start_share below 1 (0.5), or recipe.flow.steps=1"
+            )
+        for name in set(self.loops) - {"dynamics"}:
+            if self.loops[name].compile != "off":
+                raise ValueError(
+                    f"recipe.{name}.loop.compile={self.loops[name].compile}: only dynamics can be compiled"
+                )
         device = config["device"]
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         mode = config["wandb"]["mode"]
@@ -117,6 +128,14 @@ class Run:
         partial = note.with_name(note.name + ".partial")
         partial.write_text(json.dumps(made_of, indent=1))
         os.replace(partial, note)
+
+    def trained(self, *stages: str) -> dict[str, float | None]:
+        """What identifies the trained stages that another one rests on: for how long each was trained."""
+        paths = {name: self.folder / f"{name}.safetensors" for name in stages}
+        return {
+            f"seconds of {name} training": read_meta(path)["seconds"] if name in self.loops else None
+            for name, path in paths.items()
+        }
 
     def collect(self) -> None:
         """Record the simulator, if this data is recorded and not complete yet."""
@@ -196,10 +215,9 @@ class Run:
 
     def dynamics(self, world: WorldModel) -> None:
         """Train, or load the finished stage, in place."""
-        trained = read_meta(self.folder / "tokenizer.safetensors")
         made_of = self.made_of | {f"model.{k}": v for k, v in self.config["model"].items()}
         made_of |= {f"recipe.flow.{k}": v for k, v in self.recipe["flow"].items()}
-        self.claim("dynamics", made_of | {"seconds of tokenizer training": trained["seconds"]})
+        self.claim("dynamics", made_of | self.trained("tokenizer", "heads", "refiner"))
         world.transformer.requires_grad_(True)
         recipe.train_dynamics(
             world, self.dynamics_loss, self.loops["dynamics"], self.latents, self.arrays, self.columns, self.folder,
@@ -210,8 +228,7 @@ class Run:
         """Train, or load the finished stage, in place; nothing where the recipe has none."""
         if self.decoder_loss is None:
             return
-        trained = {name: read_meta(self.folder / f"{name}.safetensors")["seconds"] for name in ("tokenizer", "refiner")}
-        self.claim("decoder", self.made_of | {f"seconds of {name} training": value for name, value in trained.items()})
+        self.claim("decoder", self.made_of | self.trained("tokenizer", "refiner"))
         recipe.train_decoder(
             world, self.decoder_loss, self.refiner_loss, self.loops["decoder"], self.latents, self.arrays, self.columns,
             self.folder, self.device, self.log,
@@ -219,8 +236,7 @@ class Run:
 
     def heads(self, world: WorldModel) -> None:
         """Train, or load the finished stage, in place."""
-        trained = read_meta(self.folder / "tokenizer.safetensors")
-        self.claim("heads", self.made_of | {"seconds of tokenizer training": trained["seconds"]})
+        self.claim("heads", self.made_of | self.trained("tokenizer"))
         world.heads.requires_grad_(True)
         recipe.train_heads(
             world.heads, self.heads_loss, self.loops["heads"], self.latents, self.arrays, self.columns, self.folder,
@@ -231,9 +247,8 @@ class Run:
         """Train, or load the finished stage, in place; nothing where the recipe has none."""
         if world.refiner is None:
             return
-        trained = read_meta(self.folder / "tokenizer.safetensors")
         made_of = {f"recipe.refiner.model.{k}": v for k, v in self.recipe["refiner"]["model"].items()}
-        self.claim("refiner", self.made_of | made_of | {"seconds of tokenizer training": trained["seconds"]})
+        self.claim("refiner", self.made_of | made_of | self.trained("tokenizer"))
         world.refiner.requires_grad_(True)
         recipe.train_refiner(
             world.refiner, world.heads, self.refiner_loss, self.loops["refiner"], self.latents, self.arrays,

@@ -1,4 +1,4 @@
-"""Stage 1: the autoencoder, on single frames."""
+"""The tokenizer: the autoencoder, on single frames."""
 
 from dataclasses import dataclass
 

@@ -14,7 +14,6 @@ from torch import nn
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.starts import Starts
 
-PARTS = ("transformer", "tokenizer", "heads")  # and a refiner, where the configuration has one
 SHIPPED = Path(__file__).resolve().parent.parent / "worlds"
 
 
@@ -64,9 +63,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except FileNotFoundError as error:
-        raise ValueError(
-            f"{path}: missing; a bundle holds {', '.join(f'{p}.safetensors' for p in PARTS)}, starts.safetensors"
-        ) from error
+        raise ValueError(f"{path}: missing; fetch or save the world again, whole") from error
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}); fetch or save the world again") from error
 

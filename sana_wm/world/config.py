@@ -13,7 +13,7 @@ from sana_wm.models.transformer import SanaConfig
 from sana_wm.nn.proprio import proprio_channels
 from sana_wm.world.action_codec import ActionCodec
 
-FORMAT = "sana_wm.world.1"
+FORMAT = "sana_wm.world.2"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,10 @@ class WorldConfig:
             self.heads.grid,
             self.heads.proprio_dim,
         ):
-            raise ValueError(f"the refiner {self.refiner} does not fit the heads {self.heads}")
+            raise ValueError(
+                f"the refiner {self.refiner} does not fit the heads {self.heads}: channels, grid and proprio_dim "
+                "must be the same"
+            )
         channels = self.heads.channels + proprio_channels(self.heads.proprio_dim, self.heads.grid)
         if self.transformer.in_channels != channels:
             raise ValueError(
@@ -102,7 +105,10 @@ class WorldConfig:
             raise ValueError(f"config.json holds a {type(values).__name__}, expected an object")
         values = dict(values)
         if (found := values.pop("format", None)) != FORMAT:
-            raise ValueError(f"config.json says format {found!r}, this version reads {FORMAT!r}")
+            raise ValueError(
+                f"config.json says format {found!r}, this version reads {FORMAT!r}: train the world anew, or use the "
+                "version that made it"
+            )
         try:
             refiner = values.pop("refiner", None)
             return cls(

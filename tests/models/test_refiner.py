@@ -31,9 +31,12 @@ def test_it_sees_the_picture_the_pose_and_the_noise_level():
     assert not torch.allclose(out, net(noised, sigma, proprio + 0.1))
 
 
-def test_cells_differ_by_their_place_alone():
-    out = refiner()(torch.zeros(1, C, *GRID), torch.ones(1), torch.zeros(1, P))
-    assert (out.flatten(2).std(-1) > 1e-3).all()
+def test_every_cell_depends_on_the_whole_picture():
+    net, noised = refiner(), torch.randn(1, C, *GRID)
+    other = noised.clone()
+    other[:, :, 0, 0] += 1
+    changed = (net(noised, torch.ones(1), torch.zeros(1, P)) - net(other, torch.ones(1), torch.zeros(1, P))).abs()
+    assert (changed.amax(1) > 1e-3).all()
 
 
 def test_redraw_leaves_proprioception_and_forgets_the_picture_at_sigma_1():

@@ -117,6 +117,8 @@ def test_chosen_windows_begin_with_what_the_heads_read():
     assert torch.equal(difference[1], torch.zeros_like(difference[1])) and not difference[:, :2].any()
     torch.testing.assert_close(difference[[0, 2], 2:, :3], torch.full((2, 2, 3, 1, 1), 100.0))
     assert not difference[:, :, 3:].any()
+    training.context = 20  # longer than a window
+    assert training.begun_from_frames(past, rows, np.ones(3, bool)).shape == past.shape
 
 
 @pytest.mark.filterwarnings("ignore:.*lru_cache")

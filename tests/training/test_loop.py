@@ -7,13 +7,30 @@ import pytest
 import torch
 from torch import nn
 
-from sana_wm.training.loop import Ema, Interrupted, LoopConfig, autocast, lr_factor, run_stage
+from sana_wm.training.loop import Ema, Interrupted, LoopConfig, autocast, compiled, lr_factor, run_stage
 from sana_wm.training.optimizer import OptimizerConfig
 from tests.training.toys import QuietLog, Regression
 
 CONFIG = LoopConfig(
     steps=25, optimizer=OptimizerConfig(lr=0.02), warmup=5, ema=0.9, validate_every=0.0, checkpoint_every=0.0
 )
+
+
+def test_compiling_is_a_choice_and_auto_needs_a_compiler(monkeypatch):
+    cpu, function = torch.device("cpu"), lambda x: x  # noqa: E731
+    monkeypatch.setattr(torch, "compile", lambda f: ("compiled", f))
+    assert compiled(function, "off", cpu) is function
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/g++" if name == "g++" else None)
+    assert compiled(function, "auto", cpu) == ("compiled", function)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert compiled(function, "auto", cpu) is function
+    assert compiled(function, "on", cpu) == ("compiled", function)
+
+
+@pytest.mark.parametrize("name", ["bf16", "compile"])
+def test_modes_are_checked(name):
+    with pytest.raises(ValueError, match=f"{name}='yes': expected 'auto', 'on' or 'off'"):
+        LoopConfig(**{name: "yes"})
 
 
 def train(folder, config=CONFIG, loss_fn=None, log=None):
@@ -138,8 +155,6 @@ def test_the_rate_warms_up_and_falls_to_its_floor():
 
 
 def test_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="bf16='yes': expected 'auto', 'on' or 'off'"):
-        autocast(torch.device("cpu"), "yes")
     with autocast(torch.device("cpu"), "on"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(torch.device("cpu"), "off"):

@@ -35,7 +35,7 @@ SMALL_WORLD = [
     "model.heads=2",
     "model.depth=2",
     "model.window=4",
-    "recipe=demo",
+    "recipe=pusht-demo",
     "recipe.tokenizer.loop.steps=4",
     "recipe.heads.hidden=16",
     "recipe.heads.loop.steps=4",
@@ -111,9 +111,10 @@ def test_interrupted_and_run_again_the_command_makes_a_world(dots, tmp_path):
 def test_a_dataset_of_frames_and_actions_alone_is_enough(dots, tmp_path):
     overrides = [f"data.root={dots}", f"out={tmp_path}", "data.columns.proprio=[]"]
     overrides += ["data.columns.reward=null", "data.columns.success=null", "weights=float32"]
+    overrides += ["recipe.refiner=null", "recipe.decoder=null"]
     run(configuration(*overrides))
     world = WorldModel.from_pretrained(tmp_path / "world")
-    assert world.config.proprio_names == () and not world.config.has_reward
+    assert world.config.proprio_names == () and not world.config.has_reward and world.refiner is None
     before = {path.name: path.read_bytes() for path in (tmp_path / "world").glob("*.safetensors")}
     run(configuration(*overrides))  # finished stages are only loaded
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "world").glob("*.safetensors")}
@@ -129,6 +130,11 @@ def test_a_dataset_of_frames_and_actions_alone_is_enough(dots, tmp_path):
         ("+recipe.dynamics.loss.frame=3", "DynamicsLoss: unknown settings .'frame'."),
         ("+recipe.heads.loss.size=3", "HeadsLoss: unknown settings"),
         ("+recipe.dynamics.loop.optimizer.rate=3", "OptimizerConfig: unknown settings .'rate'."),
+        ("recipe.refiner=null", "recipe.decoder fits the decoder to the refiner"),
+        ("+recipe.refiner.model.with=3", "RefinerConfig: unknown settings .'with'."),
+        ("+recipe.dynamics.loop.compile=maybe", "compile='maybe': expected 'auto', 'on' or 'off'"),
+        ("+recipe.heads.loop.compile=on", "recipe.heads.loop.compile=on: only dynamics"),
+        ("recipe.flow.steps=2", "start_share below 1"),
         ("+recipe.flow.speed=3", "FlowConfig: unknown settings"),
         ("+data.bounds.middle=3", "Bounds: unknown settings"),
         ("stage=tokeniser", "stage='tokeniser': expected one of all, collect, tokenizer"),

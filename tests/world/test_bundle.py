@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from sana_wm.world import WorldModel, bundle
 from tests.world.tiny import begun, identical, tiny_actions, tiny_world
 
-PARTS = ["transformer", "tokenizer", "heads", "starts"]
+PARTS = ["transformer", "tokenizer", "heads", "refiner", "starts"]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ def change_config(folder, **changes):
         ("null", "config.json"),
         ("{}", "format None"),
         ('{"format": "sana_wm.world.99"}', "format 'sana_wm.world.99', this version reads"),
-        ('{"format": "sana_wm.world.1"}', "tokenizer"),
+        ('{"format": "sana_wm.world.2"}', "tokenizer"),
+        ('{"format": "sana_wm.world.1"}', "train the world anew"),
     ],
 )
 def test_an_unreadable_config_says_so(copy, text, message):

@@ -4,6 +4,7 @@ import torch
 
 from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.world import WorldState
+from sana_wm.world.noise import lane_noise
 from tests.world.tiny import (
     CHANNELS,
     CONTEXT,
@@ -85,6 +86,16 @@ def test_a_rollout_is_its_steps(world):
         single = world.read(after.latent)
         for name in ("reward", "terminated", "success", "proprio"):
             torch.testing.assert_close(getattr(imagined, name)[:, k], getattr(single, name))
+
+
+def test_the_refiner_has_the_last_word_on_every_picture():
+    refined, plain = tiny_world(), tiny_world(refined=False)
+    state, actions = begun(plain), tiny_actions(3)
+    first = plain.step(state, actions)[1].latents
+    noise = lane_noise(state.seeds, state.frame, 1, (CHANNELS, *GRID))
+    expected = refined.refiner.redraw(first, noise)
+    assert (expected - first).abs().max() > 0.1
+    torch.testing.assert_close(refined.step(state, actions)[1].latents, expected)
 
 
 def test_old_states_stay_valid(world):
