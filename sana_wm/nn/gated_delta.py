@@ -1,144 +1,29 @@
-"""Frame-wise Gated DeltaNet (SANA-WM, spec section 3): one frame inserts its S key/value pairs into the memory at once.
-
-Column convention per head, frame t with keys K, values V in R^(D x S), B = diag(beta), decay g::
-
-    S_t = g S_(t-1) (I - K~ B K~^T) + V B K~^T          numerator, rotated keys
-    z_t = g (I - K B K^T) z_(t-1) + K beta              denominator, plain keys, target value 1
-    out = (S_t Q~ + R_t Q~) / (z_t^T Q + r_t^T Q + eps) R, r: the same from the future inside the chunk, excluding t
-
-``gated_delta_sequential`` is this, frame by frame. ``gated_delta_parallel`` solves all frames of a window at once: with
-Delta_t = (V - g S_(t-1) K~) B the state is S_t = sum_j (decay from j to t) Delta_j K~_j^T, so the Deltas solve a
-triangular system in the tokens, and everything else is a masked matrix product. It costs (F S)^2 per head instead of
-F D^2 S, and wins for short windows.
-"""
+"""Mixer of the linear blocks: frame-wise Gated DeltaNet (SANA-WM, spec section 3) with its camera branch (4.3)."""
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sana_wm.nn.camera_branch import CameraBranch
+from sana_wm.nn.context import FrameContext
+from sana_wm.nn.delta_rule import delta_rule, gated_delta
 from sana_wm.nn.embeddings import apply_rope
-from sana_wm.nn.layout import FrameLayout
+from sana_wm.nn.norm import rms_norm
 from sana_wm.nn.temporal_conv import next_tail, symmetric_short_conv
-
-PARALLEL_TOKENS = 1024  # above this many tokens a window the quadratic form costs more memory than it saves time
-
-
-def _absorb(memory: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tensor) -> Tensor:
-    """One frame into the memory. memory (B H Dv D), k (B H S D), v (B H S Dv), beta (B H S), decay (B H)."""
-    memory = decay[..., None, None] * memory
-    delta = (v - k @ memory.transpose(-1, -2)) * beta[..., None]
-    return memory + delta.transpose(-1, -2) @ k
-
-
-def _scan(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tensor, Tensor]:
-    """Sequential delta rule. q, k (B H F S D), v (B H F S Dv) -> reads (B H F S Dv), memory after the writers."""
-    num_frames = q.shape[2]
-    decay = log_decay.exp()
-
-    def absorb(state, f):
-        return _absorb(state, k[:, :, f], v[:, :, f], beta[:, :, f], decay[:, :, f])
-
-    absorbed, reads = [], []
-    for f in range(num_frames):
-        past = layout.before[f].nonzero().flatten().tolist()
-        previous = absorbed[max(past, key=lambda j: int(layout.offset[j]))] if past else memory
-        absorbed.append(absorb(previous, f))
-        reads.append(q[:, :, f] @ absorbed[f].transpose(-1, -2))
-    if layout.bidirectional:
-        absorbed_back = {}
-        for f in sorted(range(num_frames), key=lambda j: -int(layout.offset[j])):
-            future = layout.after[f].nonzero().flatten().tolist()
-            if future:
-                following = absorbed_back[min(future, key=lambda j: int(layout.offset[j]))]
-                reads[f] = reads[f] + q[:, :, f] @ following.transpose(-1, -2)
-                absorbed_back[f] = absorb(following, f)
-            else:
-                absorbed_back[f] = absorb(torch.zeros_like(memory), f)
-    return torch.stack(reads, dim=2), absorbed[layout.num_writers - 1] if layout.num_writers else memory
-
-
-def _decay_between(log_decay: Tensor, to: Tensor, frm: Tensor, mask: Tensor, tokens: int) -> Tensor:
-    """exp(to_f - from_j) where mask[f, j], else 0, repeated for the tokens of each frame: (B H N N)."""
-    weight = (to[..., :, None] - frm[..., None, :]).masked_fill(~mask, -torch.inf).exp()
-    return weight.repeat_interleave(tokens, dim=-2).repeat_interleave(tokens, dim=-1)
-
-
-def _solve(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tensor, Tensor]:
-    """The same as :func:`_scan` in closed form over all frames."""
-    num_frames, tokens = q.shape[2:4]
-    flat = "b h f s d -> b h (f s) d"
-    q, k, v = rearrange(q, flat), rearrange(k, flat), rearrange(v, flat)
-    beta = rearrange(beta, "b h f s -> b h (f s) 1")
-    own = torch.eye(num_frames, dtype=torch.bool, device=q.device)
-    path = layout.before | own
-    total = log_decay @ path.to(log_decay.dtype).T  # log decay from the state to the frame, its own included
-    from_state = total.exp().repeat_interleave(tokens, dim=-1)[..., None]
-
-    target = beta * (v - from_state * (k @ memory.transpose(-1, -2)))
-    system = beta * (k @ k.transpose(-1, -2)) * _decay_between(log_decay, total, total, layout.before, tokens)
-    delta = torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
-    weights = (q @ k.transpose(-1, -2)) * _decay_between(log_decay, total, total, path, tokens)
-    reads = from_state * (q @ memory.transpose(-1, -2)) + weights @ delta
-
-    if layout.bidirectional:
-        total_back = log_decay @ (layout.after | own).to(log_decay.dtype).T
-        system = (
-            beta * (k @ k.transpose(-1, -2)) * _decay_between(log_decay, total_back, total_back, layout.after, tokens)
-        )
-        delta_back = torch.linalg.solve_triangular(system, beta * v, upper=True, unitriangular=True)
-        # the memory is read before the frame itself decays it: exclusive of the frame's own decay
-        weights = (q @ k.transpose(-1, -2)) * _decay_between(
-            log_decay, total_back - log_decay, total_back, layout.after, tokens
-        )
-        reads = reads + weights @ delta_back
-
-    if layout.num_writers:
-        last, count = layout.num_writers - 1, layout.num_writers * tokens
-        until_end = (total[..., last : last + 1] - total[..., : last + 1]).exp().repeat_interleave(tokens, dim=-1)
-        written = (delta[:, :, :count] * until_end[..., None]).transpose(-1, -2) @ k[:, :, :count]
-        memory = total[..., last, None, None].exp() * memory + written
-    return rearrange(reads, "b h (f s) d -> b h f s d", s=tokens), memory
-
-
-def _single(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tensor, Tensor]:
-    """The same for one frame that depends on nothing but the memory: the stream's case."""
-    q, k, v, beta = q[:, :, 0], k[:, :, 0], v[:, :, 0], beta[:, :, 0, :, None]
-    decay = log_decay.exp()[..., None]
-    recalled = decay * (torch.cat([q, k], dim=-2) @ memory.mT)
-    from_query, from_key = recalled.split(q.shape[-2], dim=-2)
-    delta = (v - from_key) * beta
-    reads = from_query + (q @ k.mT) @ delta
-    if layout.num_writers:
-        memory = decay * memory
-        # one token is an outer product: elementwise beats a batched matrix product with inner width 1
-        memory = memory.addcmul_(delta.mT, k) if k.shape[-2] == 1 else memory + delta.mT @ k
-    return reads[:, :, None], memory
-
-
-def gated_delta(
-    q, k, q_rot, k_rot, v, beta, log_decay, state, layout: FrameLayout, eps: float = 1e-8, form: str = "auto"
-):
-    """Gated delta rule with normaliser.
-
-    Args:
-        q, k, q_rot, k_rot, v: (B, H, F, S, D) plain and rotated queries and keys (already ReLU'd and scaled), values.
-        beta: (B, H, F, S) in (0, 1). log_decay: (B, H, F) <= 0.
-        state: (numerator (B, H, D, D) value by key, denominator (B, H, 1, D)).
-        form: ``"sequential"``, ``"parallel"``, ``"single"`` (one frame) or ``"auto"``.
-    Returns: outputs (B, H, F, S, D) and the state after the layout's writers.
-    """
-    frames, tokens = q.shape[2:4]
-    if form == "auto":
-        form = "single" if frames == 1 else "parallel" if frames * tokens <= PARALLEL_TOKENS else "sequential"
-    run = {"parallel": _solve, "sequential": _scan, "single": _single}[form]
-    numerator, memory = run(q_rot, k_rot, v, beta, log_decay, state[0], layout)
-    denominator, normaliser = run(q, k, torch.ones_like(v[..., :1]), beta, log_decay, state[1], layout)
-    return numerator / (denominator + eps), (memory, normaliser)
+from sana_wm.nn.ucpe import inflation
 
 
 class GatedDeltaAttention(nn.Module):
-    """Token mixer of the linear blocks. Parameter names and initialisation follow SANA-WM (spec 2.6, 2.7)."""
+    """Parameter names and initialisation follow SANA-WM (spec 2.6, 2.7).
+
+    With ``camera`` the stream remembers the inputs of the last frames once, from which both branches compute the keys
+    that their convolutions need; without, it remembers the keys.
+
+    Args:
+        gate_bias: the decay's projection has a bias.
+        camera: how the camera branch is stabilised (:mod:`sana_wm.nn.ucpe`); None: there is none.
+    """
 
     def __init__(
         self,
@@ -148,6 +33,8 @@ class GatedDeltaAttention(nn.Module):
         norm_eps: float = 1e-5,
         eps: float = 1e-8,
         decay_bias: float = -5.0,
+        gate_bias: bool = False,
+        camera: str | None = None,
     ):
         super().__init__()
         self.heads, self.head_dim, self.eps = heads, width // heads, eps
@@ -156,49 +43,81 @@ class GatedDeltaAttention(nn.Module):
         self.q_norm = nn.RMSNorm(width, eps=norm_eps)
         self.k_norm = nn.RMSNorm(width, eps=norm_eps)
         self.beta_proj = nn.Linear(width, heads)
-        self.gate_proj = nn.Linear(width, heads, bias=False)
+        self.gate_proj = nn.Linear(width, heads, bias=gate_bias)
         self.A_log = nn.Parameter(torch.zeros(heads))
         self.dt_bias = nn.Parameter(torch.full((heads,), decay_bias))
         self.output_gate = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
+        self.camera = CameraBranch(width, heads, conv_kernel, norm_eps, camera) if camera else None
         with torch.no_grad():
             self.conv_k[:, -1] = 1.0
         nn.init.zeros_(self.beta_proj.weight)
         nn.init.constant_(self.beta_proj.bias, 5.0)
         nn.init.zeros_(self.gate_proj.weight)
+        if gate_bias:
+            nn.init.zeros_(self.gate_proj.bias)
         nn.init.zeros_(self.output_gate.weight)
         nn.init.constant_(self.output_gate.bias, 1.278464542761074)  # SiLU of it is 1
+        if self.camera is not None:
+            self.camera.start_as(self.qkv.weight)
 
     def initial_state(self, lanes: int, tokens: int, device, dtype) -> dict[str, Tensor]:
         """Zero state; the recurrences are float32 at least, the tail has the activations' dtype."""
         wide = torch.promote_types(dtype, torch.float32)
         dim, width = self.head_dim, self.conv_k.shape[0]
-        return {
-            "memory": torch.zeros(lanes, self.heads, dim, dim, device=device, dtype=wide),
-            "normaliser": torch.zeros(lanes, self.heads, 1, dim, device=device, dtype=wide),
-            "key_tail": torch.zeros(lanes, self.conv_k.shape[1] - 1, tokens, width, device=device, dtype=dtype),
-        }
+        memory = torch.zeros(lanes, self.heads, dim, dim, device=device, dtype=wide)
+        tail = torch.zeros(lanes, self.conv_k.shape[1] - 1, tokens, width, device=device, dtype=dtype)
+        normaliser = torch.zeros(lanes, self.heads, 1, dim, device=device, dtype=wide)
+        state = {"memory": memory, "normaliser": normaliser}
+        if self.camera is None:
+            return state | {"key_tail": tail}
+        return state | {"camera_memory": torch.zeros_like(memory), "input_tail": tail}
 
-    def forward(self, x_BFSC: Tensor, rope: tuple[Tensor, Tensor], state: dict, layout: FrameLayout):
+    def forward(self, x_BFSC: Tensor, state: dict, context: FrameContext):
         """-> outputs (B, F, S, C), state after the writers."""
-        tokens = x_BFSC.shape[2]
+        tokens, layout = x_BFSC.shape[2], context.layout
         q, k, v = self.qkv(x_BFSC).chunk(3, dim=-1)
-        key_tail = next_tail(k, state["key_tail"], layout.num_writers)
-        k = symmetric_short_conv(k, self.conv_k.to(k.dtype), state["key_tail"], layout)
+        if self.camera is None:
+            before = state["key_tail"]
+            tail = {"key_tail": next_tail(k, before, layout.num_writers)}
+        else:
+            before = F.linear(state["input_tail"].to(x_BFSC.dtype), self.qkv.weight.chunk(3)[1])
+            tail = {"input_tail": next_tail(x_BFSC, state["input_tail"], layout.num_writers)}
+        k = symmetric_short_conv(k, self.conv_k.to(k.dtype), before, layout)
         with torch.autocast(x_BFSC.device.type, enabled=False):  # geometry and recurrence: float32 at least
             wide = state["memory"].dtype
             split = "b f s (h d) -> b h f s d"
-            q = rearrange(F.relu(self.q_norm(q.to(wide))), split, h=self.heads)
-            k = rearrange(F.relu(self.k_norm(k.to(wide))), split, h=self.heads)
+            q = rearrange(F.relu(rms_norm(self.q_norm, q, wide)), split, h=self.heads)
+            k = rearrange(F.relu(rms_norm(self.k_norm, k, wide)), split, h=self.heads)
             v = rearrange(v.to(wide), split, h=self.heads)
-            k = k * (self.head_dim * tokens) ** -0.5
-            q_rot, k_rot = apply_rope(q, *rope), apply_rope(k, *rope)
+            scale = (self.head_dim * tokens) ** -0.5
+            k = k * scale
+            q_rot, k_rot = apply_rope(q, *context.rope), apply_rope(k, *context.rope)
             x = x_BFSC.to(self.beta_proj.weight.dtype)
             beta = rearrange(self.beta_proj(x).sigmoid().to(wide), "b f s h -> b h f s")
             step = F.softplus(self.gate_proj(x.mean(dim=2)).to(wide) + self.dt_bias.to(wide))
             log_decay = rearrange(-self.A_log.to(wide).exp() * step, "b f h -> b h f")
+            if context.valid is not None:  # padding writes nothing and the memory passes through it
+                beta = beta.masked_fill(~context.valid[:, None, :, None], 0.0)
+                log_decay = log_decay.masked_fill(~context.valid[:, None, :], 0.0)
             memory = (state["memory"], state["normaliser"])
             out, memory = gated_delta(q, k, q_rot, k_rot, v, beta, log_decay, memory, layout, self.eps)
-        out = rearrange(out, "b h f s d -> b f s (h d)").to(x_BFSC.dtype)
-        out = self.proj(out * F.silu(self.output_gate(x_BFSC)))
-        return out, {"memory": memory[0], "normaliser": memory[1], "key_tail": key_tail}
+        new = {"memory": memory[0], "normaliser": memory[1]}
+        out = rearrange(out, "b h f s d -> b f s (h d)")
+        if context.rays is not None:
+            seen, new["camera_memory"] = self._camera(x_BFSC, beta, log_decay, scale, state, context)
+            out = out + seen.to(out.dtype)
+        elif self.camera is not None:
+            new["camera_memory"] = state["camera_memory"]
+        out = out * F.silu(self.output_gate(x_BFSC).to(wide))
+        return self.proj(out.to(x_BFSC.dtype)), new | tail
+
+    def _camera(self, x, beta, log_decay, scale, state, context: FrameContext) -> tuple[Tensor, Tensor]:
+        """-> what the camera branch adds (B, F, S, C), its memory after the writers."""
+        q, k, v = self.camera.project(x, state["input_tail"], context)
+        with torch.autocast(x.device.type, enabled=False):
+            plain = k * scale
+            q, k, v = self.camera.encode(q, plain, v, context)
+            beta = beta / inflation(k, plain)
+            read, memory = delta_rule(q, k, v, beta, log_decay, state["camera_memory"], context.layout)
+            return self.camera.decode(read, context), memory

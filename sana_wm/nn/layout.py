@@ -63,6 +63,17 @@ class FrameLayout:
         return torch.tensor(index, device=device)
 
     @lru_cache(maxsize=64)  # noqa: B019
+    def path(self) -> tuple[list[int | None], list[int | None]]:
+        """For every frame the one just before it along its path, and the one just after it inside its chunk."""
+        offset, before, after = self.offset.tolist(), self.before.tolist(), self.after.tolist()
+
+        def nearest(table: list[list[bool]], latest: bool) -> list[int | None]:
+            seen = ([j for j, is_seen in enumerate(row) if is_seen] for row in table)
+            return [(max if latest else min)(row, key=offset.__getitem__, default=None) for row in seen]
+
+        return nearest(before, latest=True), nearest(after, latest=False)
+
+    @lru_cache(maxsize=64)  # noqa: B019
     def on(self, device: torch.device) -> "FrameLayout":
         """The same layout with its tensors on ``device``."""
         tensors = {name: getattr(self, name).to(device) for name in ("offset", "chunk_start", "before", "after")}

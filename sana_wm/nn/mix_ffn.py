@@ -9,6 +9,7 @@ from sana_wm.nn.layout import FrameLayout
 from sana_wm.nn.temporal_conv import gather_time, next_tail
 
 SMALL_GRID = 4  # cells of a frame up to which the depthwise convolution is written out
+CONV_ELEMENTS = 2**30  # the library's convolutions count elements in 32 bits; larger inputs are split over frames
 
 
 def depthwise_3x3(x_NHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -47,19 +48,14 @@ class MixFFN(nn.Module):
     def initial_state(self, lanes: int, tokens: int, device, dtype) -> dict[str, Tensor]:
         return {"ffn_tail": torch.zeros(lanes, 1, tokens, self.point.out_features, device=device, dtype=dtype)}
 
-    def forward(self, x_BFSC: Tensor, grid: tuple[int, int], state: dict, layout: FrameLayout):
-        """-> outputs (B, F, S, C), state after the writers."""
-        lanes, frames = x_BFSC.shape[:2]
-        u = F.silu(self.inverted(x_BFSC))
-        if grid[0] * grid[1] <= SMALL_GRID:
-            u = rearrange(u, "b f (h w) c -> (b f) h w c", h=grid[0])
-            u = depthwise_3x3(u, self.depthwise.weight.to(u.dtype), self.depthwise.bias.to(u.dtype))
-            u = rearrange(u, "(b f) h w c -> b f (h w) c", b=lanes)
-        else:
-            u = rearrange(u, "b f (h w) c -> (b f) c h w", h=grid[0])  # a view: channels-last memory
-            u = rearrange(self.depthwise(u), "(b f) c h w -> b f (h w) c", b=lanes)
-        value, gate = u.chunk(2, dim=-1)
-        p = self.point(value * F.silu(gate))
+    def forward(
+        self, x_BFSC: Tensor, grid: tuple[int, int], state: dict, layout: FrameLayout, valid: Tensor | None = None
+    ):
+        """-> outputs (B, F, S, C), state after the writers. ``valid``: (B, F) bool, frames that neighbours may see."""
+        frames = x_BFSC.shape[1]
+        p = self._per_frame(x_BFSC, grid)
+        if valid is not None:
+            p = p.masked_fill(~valid[:, :, None, None], 0.0)
         tail = state["ffn_tail"]
         previous = tail.to(p.dtype) if frames == 1 else gather_time(p, tail, layout.neighbour(-1, 1, p.device))
         neighbours = [previous, p]
@@ -69,3 +65,20 @@ class MixFFN(nn.Module):
             taps.append(self.temporal[2])
         out = p + F.linear(torch.cat(neighbours, dim=-1), torch.cat(taps, dim=1))
         return out, {"ffn_tail": next_tail(p, tail, layout.num_writers)}
+
+    def _per_frame(self, x_BFSC: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Everything but the temporal convolution: frames on their own."""
+        lanes, frames, tokens = x_BFSC.shape[:3]
+        most = max(1, CONV_ELEMENTS // (self.inverted.out_features * tokens * lanes))
+        if frames > most:
+            return torch.cat([self._per_frame(part, grid) for part in x_BFSC.split(most, dim=1)], dim=1)
+        u = F.silu(self.inverted(x_BFSC))
+        if grid[0] * grid[1] <= SMALL_GRID:
+            u = rearrange(u, "b f (h w) c -> (b f) h w c", h=grid[0])
+            u = depthwise_3x3(u, self.depthwise.weight.to(u.dtype), self.depthwise.bias.to(u.dtype))
+            u = rearrange(u, "(b f) h w c -> b f (h w) c", b=lanes)
+        else:
+            u = rearrange(u, "b f (h w) c -> (b f) c h w", h=grid[0])  # a view: channels-last memory
+            u = rearrange(self.depthwise(u), "(b f) c h w -> b f (h w) c", b=lanes)
+        value, gate = u.chunk(2, dim=-1)
+        return self.point(value * F.silu(gate))

@@ -28,7 +28,7 @@ def symmetric_short_conv(x_BFSC: Tensor, weight_CK: Tensor, tail_BKSC: Tensor, l
         x_BFSC: inputs. weight_CK: (C, K) taps, the last one is the present. tail_BKSC: (B, K-1, S, C).
     """
     taps, tail = weight_CK.shape[1], tail_BKSC.shape[1]
-    if x_BFSC.shape[1] == 1:  # the stream's case: the path is the tail
+    if x_BFSC.shape[1] == 1 and tail:  # the stream's case: the path is the tail
         past = tail_BKSC.to(x_BFSC.dtype).unbind(1)
         return x_BFSC * weight_CK[:, -1] + sum(x * weight_CK[:, i] for i, x in enumerate(past))[:, None]
     out = x_BFSC * weight_CK[:, -1]

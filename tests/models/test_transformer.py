@@ -1,6 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import safe_open
 
+import sana_wm
 from sana_wm.models.transformer import CleanPast, SanaConfig, SanaTransformer
 from sana_wm.nn.layout import chunks_of
 
@@ -192,3 +197,52 @@ def test_unknown_settings_are_named():
         SanaConfig.from_dict({"widht": 3})
     config = SanaConfig(grid=(4, 2), width=48)
     assert SanaConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_tensors_of_a_robot_world_keep_their_names_and_shapes():
+    """Bundles that exist were saved with these."""
+    config = SanaConfig(in_channels=3, grid=(4, 4), patch_size=4, width=16, depth=2, softmax_every=2, heads=2,
+                        action_dim=2, source=True)  # fmt: skip
+    shared = {
+        "scale_shift_table": (6, 16), "action_proj.weight": (16, 16), "action_proj.bias": (16,),
+        "attn.qkv.weight": (48, 16), "attn.q_norm.weight": (16,), "attn.k_norm.weight": (16,),
+        "attn.output_gate.weight": (16, 16), "attn.output_gate.bias": (16,), "attn.proj.weight": (16, 16),
+        "attn.proj.bias": (16,), "ffn.temporal": (3, 16, 16), "ffn.inverted.weight": (96, 16),
+        "ffn.inverted.bias": (96,), "ffn.depthwise.weight": (96, 1, 3, 3), "ffn.depthwise.bias": (96,),
+        "ffn.point.weight": (16, 48),
+    }  # fmt: skip
+    gated_delta = {
+        "attn.conv_k": (16, 4), "attn.A_log": (2,), "attn.dt_bias": (2,), "attn.beta_proj.weight": (2, 16),
+        "attn.beta_proj.bias": (2,), "attn.gate_proj.weight": (2, 16),
+    }  # fmt: skip
+    expected = {
+        "final_table": (2, 16), "x_embedder.weight": (16, 96), "x_embedder.bias": (16,),
+        "t_embedder.linear_1.weight": (16, 256), "t_embedder.linear_1.bias": (16,),
+        "t_embedder.linear_2.weight": (16, 16), "t_embedder.linear_2.bias": (16,), "t_block.weight": (96, 16),
+        "t_block.bias": (96,), "action_embedder.linear_1.weight": (16, 18), "action_embedder.linear_1.bias": (16,),
+        "action_embedder.linear_2.weight": (16, 16), "action_embedder.linear_2.bias": (16,),
+        "action_time_proj.weight": (16, 16), "action_time_proj.bias": (16,), "final_linear.weight": (48, 16),
+        "final_linear.bias": (48,),
+        **{f"blocks.0.{name}": shape for name, shape in (shared | gated_delta).items()},
+        **{f"blocks.1.{name}": shape for name, shape in shared.items()},
+    }  # fmt: skip
+    assert {name: tuple(t.shape) for name, t in SanaTransformer(config).state_dict().items()} == expected
+
+
+def test_the_random_weights_of_a_robot_world_are_drawn_in_the_order_they_were():
+    """A seed means the same network as before: the last draws depend on all that came before them."""
+    torch.manual_seed(0)
+    net = SanaTransformer(SanaConfig(in_channels=3, width=16, depth=4, heads=2, action_dim=2))
+    drawn = [net.blocks[3].ffn.point.weight[0, 0].item(), net.t_block.weight[5, 3].item(), torch.rand(1).item()]
+    assert drawn == pytest.approx([0.0547550, 0.0060117, 0.2577364], abs=1e-6)
+
+
+def test_the_shipped_world_s_transformer_fits():
+    folder = Path(sana_wm.__file__).parent / "worlds" / "pusht-64"
+    settings = json.loads((folder / "config.json").read_text())["transformer"]
+    with torch.device("meta"):
+        wanted = SanaTransformer(SanaConfig.from_dict(settings)).state_dict()
+    with safe_open(folder / "transformer.safetensors", "pt") as saved:
+        assert {n: tuple(saved.get_slice(n).get_shape()) for n in saved.keys()} == {
+            n: tuple(t.shape) for n, t in wanted.items()
+        }

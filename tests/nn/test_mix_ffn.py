@@ -2,6 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sana_wm.nn import mix_ffn
+from sana_wm.nn.layout import frame_layout
 from sana_wm.nn.mix_ffn import depthwise_3x3
 
 
@@ -16,3 +18,22 @@ def test_written_out_depthwise_equals_the_library(grid):
     assert torch.allclose(out, expected, atol=1e-12)
     gradients = [torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0] for y in (out, expected)]
     assert torch.allclose(*gradients, atol=1e-11)
+
+
+def test_inputs_too_large_for_one_convolution_are_split(monkeypatch):
+    torch.manual_seed(0)
+    ffn = mix_ffn.MixFFN(6, 2.0).double()
+    torch.nn.init.normal_(ffn.temporal)
+    x, state, layout = (
+        torch.randn(2, 5, 15, 6).double(),
+        ffn.initial_state(2, 15, "cpu", torch.float64),
+        frame_layout((5,)),
+    )
+    whole, after = ffn(x, (3, 5), state, layout)
+    monkeypatch.setattr(mix_ffn, "CONV_ELEMENTS", 2 * 24 * 15 * 2)  # two frames of both lanes
+    sizes = []
+    monkeypatch.setattr(ffn.depthwise, "forward", lambda u: sizes.append(len(u)) or F.conv2d(
+        u, ffn.depthwise.weight, ffn.depthwise.bias, padding=1, groups=24))  # fmt: skip
+    parts, after_parts = ffn(x, (3, 5), state, layout)
+    assert sizes == [4, 4, 2]
+    assert torch.allclose(whole, parts, atol=1e-12) and torch.allclose(after["ffn_tail"], after_parts["ffn_tail"])

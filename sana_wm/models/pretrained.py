@@ -1,0 +1,122 @@
+"""Folders of weights: ours, diffusers' and NVlabs'. Safetensors only: unpickling runs whatever a file says."""
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import safe_open
+from torch import Tensor
+
+from sana_wm.models.presets import PRESETS, from_diffusers, from_shapes, modes, to_diffusers
+from sana_wm.models.sana_config import SanaConfig
+from sana_wm.models.weights import complain, ours_from_published, published_from_ours, unwrapped
+
+FORMAT = "sana_wm.transformer.1"
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+CONVERSION = (
+    "a pickle can run anything when it is read, so it is not read. Convert it once, where you trust it: python -c "
+    "\"import torch; from safetensors.torch import save_file; d = torch.load('{path}', map_location='cpu', "
+    "weights_only=True); d = d.get('generator', d.get('state_dict', d)); "
+    "save_file({{k: v.contiguous().clone() for k, v in d.items()}}, '{target}')\""
+)
+
+
+def read_folder(path: str | Path) -> tuple[Path, dict | None, dict[str, Tensor]]:
+    """Weights and, where there is one, config.json of a folder or a single .safetensors file.
+
+    A folder of a diffusers pipeline is read at its ``transformer`` folder. Shards are read through their index.
+
+    Returns: the folder or file that was read, its config.json, its tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: no such path. ValueError: no safetensors in it, only a pickle, or a shard that is missing.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file or folder of weights")
+    if path.is_file():
+        return path, None, _read_files([path])
+    if not (path / "config.json").exists() and (path / "transformer").is_dir():
+        path = path / "transformer"
+    config = path / "config.json"
+    settings = json.loads(config.read_text()) if config.exists() else None
+    indices = sorted(path.glob("*.safetensors.index.json"))
+    if len(indices) > 1:
+        raise ValueError(f"{path} has several indices ({', '.join(i.name for i in indices)}): leave one")
+    if indices:
+        index = json.loads(indices[0].read_text())["weight_map"]
+        files = [path / name for name in sorted(set(index.values()))]
+        if lost := [file.name for file in files if not file.exists()]:
+            raise ValueError(f"{path}: {indices[0].name} names {', '.join(lost)}, which is not there")
+    else:
+        files = sorted(path.glob("*.safetensors"))
+        if len(files) > 1:
+            raise ValueError(f"{path} has {len(files)} .safetensors files and no index: name one of them")
+    if not files:
+        pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
+        if pickles:
+            raise ValueError(
+                f"{pickles[0]}: " + CONVERSION.format(path=pickles[0], target=pickles[0].with_suffix(".safetensors"))
+            )
+        raise ValueError(f"{path} has no .safetensors file")
+    return path, settings, _read_files(files)
+
+
+def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None, changes: dict):
+    """Build a transformer with ``build(config)`` and fill it; see :meth:`SanaTransformer.from_pretrained`."""
+    where, settings, tensors = read_folder(path)
+    own = settings is not None and settings.get("format") == FORMAT
+    if own:
+        values = {name: value for name, value in settings.items() if name != "format"}
+    else:
+        tensors = unwrapped(tensors)
+        if settings is not None and "hidden_size" in settings:
+            values = from_diffusers(settings)
+        else:
+            values = PRESETS["sana-wm-bidirectional"] | from_shapes({n: tuple(t.shape) for n, t in tensors.items()})
+    if preset is not None:
+        values = values | modes(preset)
+    config = SanaConfig.from_dict(values | changes)
+    # The action embedding has a buffer that files do not hold: such a network is built for real.
+    with torch.device("cpu" if config.action_dim else "meta"):
+        network = build(config)
+    wanted = network.state_dict()
+    if own:
+        shapes = [{name: tuple(t.shape) for name, t in some.items()} for some in (wanted, tensors)]
+        complain(*shapes, set(tensors) - set(wanted), str(where))
+    else:
+        tensors = ours_from_published(wanted, tensors, config.patch_size, str(where))
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    network.load_state_dict(tensors, assign=True)
+    return network.eval()
+
+
+def save(network, folder: str | Path, layout: str, max_shard_size: str) -> None:
+    """Write config.json and safetensors; see :meth:`SanaTransformer.save_pretrained`."""
+    if layout not in ("sana_wm", "diffusers"):
+        raise ValueError(f"layout={layout!r}: expected 'sana_wm' or 'diffusers'")
+    config, tensors = network.config, network.state_dict()
+    if layout == "diffusers":
+        settings, name = to_diffusers(config), "diffusion_pytorch_model"
+        tensors = published_from_ours(tensors, config.patch_size)
+    else:
+        settings, name = {"format": FORMAT} | config.to_dict(), "model"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(
+        tensors, folder, filename_pattern=name + "{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _read_files(files: list[Path]) -> dict[str, Tensor]:
+    tensors = {}
+    for file in files:
+        if file.suffix != ".safetensors":
+            raise ValueError(f"{file}: " + CONVERSION.format(path=file, target=file.with_suffix(".safetensors")))
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():
+                tensors[name] = opened.get_tensor(name)
+    return tensors

@@ -1,0 +1,95 @@
+"""One block of the SANA family: mixer -> added conditions -> text -> Mix-FFN under AdaLN-single (SANA-WM, spec 2.2)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sana_wm.models.sana_config import SanaConfig
+from sana_wm.nn.context import FrameContext
+from sana_wm.nn.gated_delta import GatedDeltaAttention
+from sana_wm.nn.mix_ffn import MixFFN
+from sana_wm.nn.softmax_attention import SoftmaxAttention
+from sana_wm.nn.text_attention import TextAttention
+
+
+class Conditions(NamedTuple):
+    """What blocks are told, embedded.
+
+    Attributes:
+        modulation: (B, F, 6, C) of the time. action: (B, F, C). plucker: (B, F, S, C).
+        text: keys and values of the block, each (B, H, L, D). text_mask: (B, L) bool.
+    """
+
+    modulation: Tensor
+    action: Tensor | None = None
+    plucker: Tensor | None = None
+    text: tuple[Tensor, Tensor] | None = None
+    text_mask: Tensor | None = None
+
+
+def zero_linear(width: int) -> nn.Linear:
+    """A projection that adds nothing until it is trained."""
+    linear = nn.Linear(width, width)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class UnusedGates(nn.Module):
+    """Tensors that published files carry and no computation reads; kept, so that a file comes out as it went in."""
+
+    def __init__(self, width: int, heads: int, softmax: bool):
+        super().__init__()
+        self.register_buffer("recall_gate", torch.zeros(1))
+        if softmax:
+            self.beta_proj, self.gate_proj = nn.Linear(width, heads), nn.Linear(width, heads)
+            self.A_log, self.dt_bias = nn.Parameter(torch.zeros(heads)), nn.Parameter(torch.zeros(heads))
+        self.requires_grad_(False)
+
+
+class SanaBlock(nn.Module):
+    """Block ``index`` of a transformer."""
+
+    def __init__(self, config: SanaConfig, index: int):
+        super().__init__()
+        c = config
+        stabilise = c.ucpe_stabilise if c.camera else None
+        if c.is_softmax(index):
+            self.attn = SoftmaxAttention(
+                c.width, c.heads, c.window, c.norm_eps, c.softmax_scale, c.sink, stabilise, c.camera_scale
+            )
+        else:
+            self.attn = GatedDeltaAttention(
+                c.width, c.heads, c.conv_kernel, c.norm_eps, c.gdn_eps, c.decay_bias, c.gate_bias, stabilise
+            )
+        self.ffn_sees_padding = c.frame_mask == "dilute"
+        self.norm = nn.LayerNorm(c.width, elementwise_affine=False, eps=1e-6)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, c.width) / c.width**0.5)
+        self.action_proj = zero_linear(c.width) if c.action_dim else None
+        self.plucker_proj = zero_linear(c.width) if c.takes_plucker(index) else None
+        self.text_attn = TextAttention(c.width, c.text_heads or c.heads) if c.text_dim else None
+        self.ffn = MixFFN(c.width, c.mlp_ratio)
+        self.unused = UnusedGates(c.width, c.heads, c.is_softmax(index)) if c.unused_parameters else None
+
+    def initial_state(self, lanes: int, tokens: int, device, dtype) -> dict[str, Tensor]:
+        args = (lanes, tokens, device, dtype)
+        return self.attn.initial_state(*args) | self.ffn.initial_state(*args)
+
+    def forward(self, x: Tensor, told: Conditions, grid: tuple[int, int], state: dict, context: FrameContext):
+        """x: (B, F, S, C) -> the same, state after the writers."""
+        table = self.scale_shift_table.to(told.modulation.dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (table + told.modulation)[:, :, :, None].unbind(2)  # B F 1 C
+        blank = context.blank
+        mixed, attn_state = self.attn(blank(self.norm(x) * (1 + scale1) + shift1), state, context)
+        x = x + gate1 * mixed
+        if self.action_proj is not None:
+            x = x + self.action_proj(told.action)[:, :, None]
+        if self.plucker_proj is not None and told.plucker is not None:
+            x = x + self.plucker_proj(told.plucker)
+        if self.text_attn is not None:
+            x = x + self.text_attn(x, told.text, told.text_mask)
+        x = blank(x)
+        valid = None if self.ffn_sees_padding else context.valid
+        mixed, ffn_state = self.ffn(blank(self.norm(x) * (1 + scale2) + shift2), grid, state, context.layout, valid)
+        return blank(x + gate2 * mixed), attn_state | ffn_state

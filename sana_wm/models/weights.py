@@ -1,0 +1,136 @@
+"""Names and layouts of published SANA-WM weights, against ours (spec section 2.7).
+
+A published tensor is one of ours under another name and, where the publisher has a convolution and we have a linear
+map, in another layout. Both directions are one table.
+"""
+
+import re
+
+from einops import rearrange
+from torch import Tensor
+
+# Ours -> published, by leading dotted parts; what is not listed has the same name.
+NAMES = {
+    "x_embedder": "x_embedder.proj",
+    "plucker_embedder": "plucker_embedder.proj",
+    "raymap_embedder": "raymap_embedder.proj",
+    "t_block": "t_block.1",
+    "text_embedder.linear_1": "y_embedder.y_proj.fc1",
+    "text_embedder.linear_2": "y_embedder.y_proj.fc2",
+    "text_embedder.norm": "attention_y_norm",
+    "final_table": "final_layer.scale_shift_table",
+    "final_linear": "final_layer.linear",
+}
+BLOCK_NAMES = {
+    "attn.conv_k": "attn.conv_k.weight",
+    "attn.camera.conv_k": "attn.conv_k_cam.weight",
+    **{f"attn.camera.{part}": f"attn.{part}_cam" for part in ("q_proj", "k_proj", "v_proj", "out_proj")},
+    **{f"attn.camera.{part}": f"attn.{part}_cam" for part in ("q_norm", "k_norm")},
+    "text_attn.q": "cross_attn.q_linear",
+    "text_attn.kv": "cross_attn.kv_linear",
+    "text_attn": "cross_attn",
+    "ffn.inverted": "mlp.inverted_conv.conv",
+    "ffn.depthwise": "mlp.depth_conv.conv",
+    "ffn.point": "mlp.point_conv.conv",
+    "ffn.temporal": "mlp.t_conv.weight",
+    "unused": "attn",
+}
+# Layouts by the end of our name: (ours, published). p and q are the sides of a patch.
+LAYOUTS = {
+    "x_embedder.weight": ("o (c p q)", "o c 1 p q"),
+    "plucker_embedder.weight": ("o (c p q)", "o c 1 p q"),
+    "raymap_embedder.weight": ("o (c p q)", "o c 1 p q"),
+    "final_linear.weight": ("(c p q) i", "(p q c) i"),
+    "final_linear.bias": ("(c p q)", "(p q c)"),
+    "conv_k": ("c k", "c 1 k"),
+    "ffn.inverted.weight": ("o i", "o i 1 1"),
+    "ffn.point.weight": ("o i", "o i 1 1"),
+    "ffn.temporal": ("k o i", "o i k 1"),
+}
+# Buffers of NVlabs files that are recomputed or belong to training, and tensors that no computation reads.
+RECOMPUTED = re.compile(r"pos_embed|y_embedder\.y_embedding")
+UNREAD = re.compile(r"raymap_embedder\..*|blocks\.\d+\.attn\.recall_gate|blocks\.\d+\.attn\.(beta_proj|gate_proj)\..*|"
+                    r"blocks\.\d+\.attn\.(A_log|dt_bias)")  # fmt: skip
+PREFIXES = ("generator.", "model.", "module.")
+
+
+def published_name(ours: str) -> str:
+    """The published name of one of our tensors."""
+    block, names, rest = "", NAMES, ours
+    if match := re.match(r"blocks\.\d+\.", ours):
+        block, names, rest = match[0], BLOCK_NAMES, ours[match.end() :]
+    parts = rest.split(".")
+    for count in range(len(parts), 0, -1):
+        head, tail = ".".join(parts[:count]), parts[count:]
+        if head in names:
+            return block + ".".join([names[head], *tail])
+    return ours
+
+
+def to_published(ours: str, tensor: Tensor, patch: int) -> Tensor:
+    """One of our tensors in the published layout."""
+    return _relayout(ours, tensor, patch, reverse=False)
+
+
+def from_published(ours: str, tensor: Tensor, patch: int) -> Tensor:
+    """A published tensor in the layout that ours has."""
+    return _relayout(ours, tensor, patch, reverse=True)
+
+
+def _relayout(name: str, tensor: Tensor, patch: int, reverse: bool) -> Tensor:
+    for ending, (ours, published) in LAYOUTS.items():
+        if name == ending or name.endswith("." + ending):
+            source, target = (published, ours) if reverse else (ours, published)
+            return rearrange(tensor, f"{source} -> {target}", **({"p": patch, "q": patch} if "p" in ours else {}))
+    return tensor
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an NVlabs file under the names that diffusers gives them; wrappers of trainers taken off."""
+    for prefix in PREFIXES:
+        inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if inside and (prefix == "generator." or len(inside) == len(tensors)):
+            tensors = inside
+    numbers = {"t_embedder.mlp.0.": "t_embedder.linear_1.", "t_embedder.mlp.2.": "t_embedder.linear_2."}
+    renamed = {}
+    for name, tensor in tensors.items():
+        start = next((old for old in numbers if name.startswith(old)), None)
+        renamed[name if start is None else numbers[start] + name[len(start) :]] = tensor
+    return {name: tensor for name, tensor in renamed.items() if not RECOMPUTED.fullmatch(name)}
+
+
+def ours_from_published(
+    wanted: dict[str, Tensor], given: dict[str, Tensor], patch: int, where: str
+) -> dict[str, Tensor]:
+    """Published tensors as a state dict of ours.
+
+    Args:
+        wanted: our state dict, for names and shapes (it may be on the meta device). given: published tensors.
+        where: what they were read from, for the error.
+
+    Raises:
+        ValueError: tensors that are missing, left over or of another shape, each by its published name.
+    """
+    names = {ours: published_name(ours) for ours in wanted}
+    expected = {names[ours]: tuple(to_published(ours, t.to("meta"), patch).shape) for ours, t in wanted.items()}
+    extra = {name for name in set(given) - set(expected) if not UNREAD.fullmatch(name)}
+    complain(expected, {name: tuple(t.shape) for name, t in given.items()}, extra, where)
+    return {ours: from_published(ours, given[name], patch).contiguous() for ours, name in names.items()}
+
+
+def complain(expected: dict[str, tuple], given: dict[str, tuple], extra: set[str], where: str) -> None:
+    """Raise one error that names every tensor which does not fit."""
+    problems = [f"missing {name} {expected[name]}" for name in sorted(set(expected) - set(given))]
+    problems += [f"extra {name} {given[name]}" for name in sorted(extra)]
+    problems += [
+        f"{name} has shape {given[name]}, expected {shape}"
+        for name, shape in sorted(expected.items())
+        if name in given and given[name] != shape
+    ]
+    if problems:
+        raise ValueError(f"{where} does not fit the configuration: {'; '.join(problems)}")
+
+
+def published_from_ours(state: dict[str, Tensor], patch: int) -> dict[str, Tensor]:
+    """Our state dict under published names and in published layouts."""
+    return {published_name(name): to_published(name, tensor, patch).contiguous() for name, tensor in state.items()}

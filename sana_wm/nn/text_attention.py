@@ -1,0 +1,70 @@
+"""Text: its embedding, and cross-attention whose keys are made once per prompt (SANA-WM, spec sections 2.2, 2.3)."""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sana_wm.nn.norm import rms_norm
+
+
+class TextMemory(NamedTuple):
+    """A prompt as every block reads it.
+
+    Attributes:
+        blocks: keys and values of every block, each (B, H, L, D).
+        mask: (B, L) bool, True for tokens of the prompt.
+    """
+
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor
+
+
+def wide_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """``norm(x)`` in float32 at least, in the dtype of ``x``."""
+    with torch.autocast(x.device.type, enabled=False):
+        return rms_norm(norm, x, torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+
+
+class TextEmbedding(nn.Module):
+    """Features of a text encoder (B, L, E) -> (B, L, C): Linear -> GELU (tanh) -> Linear -> RMSNorm."""
+
+    def __init__(self, text_dim: int, width: int, norm_eps: float = 1e-5):
+        super().__init__()
+        self.linear_1 = nn.Linear(text_dim, width)
+        self.linear_2 = nn.Linear(width, width)
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        nn.init.constant_(self.norm.weight, 0.01)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return wide_norm(self.norm, self.linear_2(F.gelu(self.linear_1(text), approximate="tanh")))
+
+
+class TextAttention(nn.Module):
+    """Tokens of frames read tokens of text; full-width query/key norms. Its output starts at zero."""
+
+    def __init__(self, width: int, heads: int, norm_eps: float = 1e-6):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.q_norm = nn.RMSNorm(width, eps=norm_eps)
+        self.k_norm = nn.RMSNorm(width, eps=norm_eps)
+        self.proj = nn.Linear(width, width)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def remember(self, text_BLC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, L, D) of an embedded prompt."""
+        k, v = self.kv(text_BLC).chunk(2, dim=-1)
+        k = wide_norm(self.k_norm, k)
+        return tuple(rearrange(part, "b l (h d) -> b h l d", h=self.heads) for part in (k, v))
+
+    def forward(self, x_BFSC: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """mask: (B, L) bool. -> (B, F, S, C)."""
+        q = rearrange(wide_norm(self.q_norm, self.q(x_BFSC)), "b f s (h d) -> b h (f s) d", h=self.heads)
+        keys, values = (part.to(q.dtype) for part in memory)
+        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask[:, None, None, :])
+        return self.proj(rearrange(out, "b h (f s) d -> b f s (h d)", s=x_BFSC.shape[2]))

@@ -1,0 +1,87 @@
+"""Relative position by rays (UCPE, SANA-WM spec section 4.3): half of a head lives in the frame of its token's ray.
+
+With P the map from the world into the token's ray frame (:func:`sana_wm.nn.camera.ray_matrices`), queries become
+P^T q, keys and values P^-1 k and P^-1 v, and the output P out, on the first half of the channels in groups of four. So
+q_i . k_j sees P_i P_j^-1, which no rigid motion of the world changes. The second half gets the 3-D rotary embedding, on
+values as well, undone at the output.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from sana_wm.nn.camera import invert_rigid, ray_matrices, scale_intrinsics, split_camera_vectors
+from sana_wm.nn.embeddings import apply_rope, rope_axes
+
+STABILISERS = ("rms_clamp+beta", "beta_only")
+EPS = 1e-6  # part of what was trained: scaled keys have squares of 5e-6, so that it is felt (spec 4.3)
+
+
+class Rays(NamedTuple):
+    """to_ray and from_ray: (B, 1, F, S, 4, 4), P and its inverse; cos and sin: (B, 1, F, S, D/4)."""
+
+    to_ray: Tensor
+    from_ray: Tensor
+    cos: Tensor
+    sin: Tensor
+
+    def query(self, q: Tensor) -> Tensor:
+        """q: (B, H, F, S, D)."""
+        return _transform(q, self.to_ray.mT, self.cos, self.sin)
+
+    def key(self, k: Tensor) -> Tensor:
+        """Keys and values: (B, H, F, S, D)."""
+        return _transform(k, self.from_ray, self.cos, self.sin)
+
+    def output(self, out: Tensor) -> Tensor:
+        """out: (B, H, F, S, D), as read with encoded queries, keys and values, back to the world."""
+        return _transform(out, self.to_ray, self.cos, -self.sin)
+
+
+def rays_of(camera: Tensor, grid: tuple[int, int], patch: int, rope: tuple[Tensor, Tensor], head_dim: int) -> Rays:
+    """Rays of the tokens of every frame.
+
+    Args:
+        camera: (B, F, 20) pose and intrinsics at the scale of the latent grid (:func:`~.camera.camera_vectors`).
+        grid: (h, w) tokens of a frame. patch: latent cells along a token's side.
+        rope: of the whole head, each (B, 1, F, S, D/2): the camera's half takes the highest frequencies of each axis.
+    """
+    c2w, intrinsics = split_camera_vectors(camera)
+    cells = (grid[0] * patch, grid[1] * patch)
+    to_ray = ray_matrices(c2w, scale_intrinsics(intrinsics, cells, grid), grid)
+    to_ray = rearrange(to_ray.to(rope[0].dtype), "b f s i j -> b 1 f s i j")
+    whole, half = rope_axes(head_dim), rope_axes(head_dim // 2)
+    cos, sin = (
+        torch.cat([axis[..., : n // 2] for axis, n in zip(_split(table, whole), half, strict=True)], dim=-1)
+        for table in rope
+    )
+    return Rays(to_ray, invert_rigid(to_ray), cos, sin)
+
+
+def clamp_rms(transformed: Tensor, original: Tensor) -> Tensor:
+    """Shrink ``transformed`` (..., D) where its root mean square exceeds that of ``original``."""
+    before, after = (x.square().mean(dim=-1, keepdim=True).add(EPS).sqrt() for x in (original, transformed))
+    return transformed * (before / after).clamp(max=1.0)
+
+
+def inflation(transformed: Tensor, original: Tensor) -> Tensor:
+    """By how much the squared norm of keys (B, H, F, S, D) grew, mean over a frame's tokens, at least 1: (B, H, F, 1).
+
+    Translations make keys longer; a write strength divided by this keeps the delta rule contractive.
+    """
+    before, after = (x.norm(dim=-1).clamp_min(EPS) for x in (original, transformed))
+    return (after / before).square().mean(dim=-1, keepdim=True).clamp_min(1.0)
+
+
+def _split(table: Tensor, axes: tuple[int, int, int]) -> tuple[Tensor, ...]:
+    return table.split([n // 2 for n in axes], dim=-1)
+
+
+def _transform(x: Tensor, matrix: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """First half by 4x4 matrices, a sum of products that TF32 does not shorten; second half rotated."""
+    projected, rotated = x.chunk(2, dim=-1)
+    columns = projected.unflatten(-1, (-1, 4)).unbind(-1)  # four of (B, H, F, S, D/8)
+    projected = sum(column[..., None] * matrix[..., None, :, j] for j, column in enumerate(columns))
+    return torch.cat([projected.flatten(-2), apply_rope(rotated, cos, sin)], dim=-1)
