@@ -37,7 +37,9 @@ def measured(result: dict) -> list[str]:
             for name, row in result["physics"].items()
         ]
         lines += [
-            "Error against the simulator (px of the 512 px table, degrees), read from frames by the pose decoder:",
+            "Error against the simulator (px of the 512 px table, degrees). World, copy and decoder floor are read "
+            "from frames by the pose decoder; world readout is the pose imagined beside them, readout floor what the "
+            "heads read from true frames:",
             "",
         ]
         lines += _table(["", *(f"step {t}" for t in horizons)], rows)
