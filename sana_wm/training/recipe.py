@@ -14,6 +14,7 @@ from sana_wm.data import LeRobotDataset
 from sana_wm.data.arrays import EpisodeArrays, load_arrays
 from sana_wm.data.latent_cache import load_latents
 from sana_wm.data.splits import split_episodes
+from sana_wm.evaluation.fidelity import psnr
 from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.heads import Heads
 from sana_wm.models.refiner import Refiner
@@ -322,9 +323,8 @@ def train_decoder(
     def validate(_: DecoderTraining) -> dict[str, float]:
         redrawn = torch.ones(len(rows), dtype=torch.bool, device=device)
         decoded = world.tokenizer.decode(training.shown(rows, redrawn, noise_generator(0, 0, device)))
-        error = ((decoded.astype(np.float64) - arrays.frames[rows]) ** 2).mean(axis=(1, 2, 3))
         return {
-            "psnr_redrawn": float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-9)))),
+            "psnr_redrawn": float(psnr(decoded, arrays.frames[rows]).mean()),
             "psnr": reconstruction_psnr(world.tokenizer, arrays.frames, rows),
         }
 

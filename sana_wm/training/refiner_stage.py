@@ -46,6 +46,7 @@ class RefinerTraining(nn.Module):
         noise = noise_generator(self.seed, step, device)
         clean = torch.from_numpy(self.latents[rows].astype(np.float32)).to(device)
         picture, proprio = hedged(clean, torch.from_numpy(self.proprio[rows]).to(device), c, noise)
+        # around the level of use, as far below it as it is from 1
         sigma = 1 - (1 - self.refiner.config.sigma) * 2 * torch.rand(len(rows), generator=noise, device=device)
         sigma = sigma.clamp(min=0.0)
         drawn = torch.randn(clean.shape, generator=noise, device=device)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sana_wm.data.arrays import EpisodeArrays
+from sana_wm.evaluation.fidelity import psnr
 from sana_wm.models.heads import Heads, HeadsConfig
 from sana_wm.training.batches import batch_rng, noise_generator, take_frames
 from sana_wm.training.loop import autocast
@@ -90,8 +91,7 @@ def reconstruction_psnr(tokenizer: FrameTokenizer, frames: np.ndarray, rows: np.
     for part in np.array_split(rows, max(1, len(rows) // batch)):
         true = frames[part]
         decoded = tokenizer.decode(tokenizer.encode(torch.from_numpy(true).to(tokenizer.background.device)))
-        mse = ((decoded.astype(np.float64) - true) ** 2).mean(axis=(1, 2, 3))
-        scores.append(10 * np.log10(255**2 / np.maximum(mse, 1e-9)))
+        scores.append(psnr(decoded, true))
     return float(np.concatenate(scores).mean())
 
 
