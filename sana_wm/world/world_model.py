@@ -136,6 +136,10 @@ class WorldModel:
         """latents (..., C, h, w) -> uint8 (..., H, W, 3)."""
         return self.tokenizer.decode(latents.to(self.device)[..., : self.config.heads.channels, :, :])
 
+    def frames(self, state: WorldState) -> np.ndarray:
+        """The raw frames that the last step made, uint8 (B, n, H, W, 3): here n = 1; video worlds make several."""
+        return self.decode(state.latent)[:, None]
+
     @torch.no_grad()
     def read(self, latents: Tensor) -> Prediction:
         """What given latents (..., C, h, w) say, imagined ones or those of ``encode``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
@@ -22,11 +22,14 @@ class WorldState:
     Attributes:
         stream: memory of the transformer; its size does not depend on how many frames it has seen.
         latent: (B, C, h, w) the current frame. seeds: (B,) int64.
+        carried: what else a world of this kind needs of a lane, the lane axis first: nothing, or for a video world its
+            camera, its prompt and the tails of its decoder.
     """
 
     stream: StreamState
     latent: Tensor
     seeds: Tensor
+    carried: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_lanes(self) -> int:
@@ -38,7 +41,8 @@ class WorldState:
         return self.stream.frame
 
     def _map(self, fn) -> WorldState:
-        return WorldState(self.stream.map(fn), fn(self.latent), fn(self.seeds))
+        carried = {name: fn(tensor) for name, tensor in self.carried.items()}
+        return WorldState(self.stream.map(fn), fn(self.latent), fn(self.seeds), carried)
 
     def select(self, lanes: Sequence[int] | Tensor) -> WorldState:
         """The lanes at these indices, in this order."""
@@ -59,13 +63,14 @@ class WorldState:
             StreamState.cat([state.stream for state in states]),
             torch.cat([state.latent for state in states]),
             torch.cat([state.seeds for state in states]),
+            {name: torch.cat([state.carried[name] for state in states]) for name in states[0].carried},
         )
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {"latent": self.latent, "seeds": self.seeds, "frame": self.stream.frame}
         for i, block in enumerate(self.stream.blocks):
             tensors |= {f"blocks.{i}.{name}": tensor for name, tensor in block.items()}
-        return tensors
+        return tensors | {f"carried.{name}": tensor for name, tensor in self.carried.items()}
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +91,9 @@ class WorldState:
         try:
             tensors = load(data)
             frame, latent, seeds = (tensors.pop(name) for name in ("frame", "latent", "seeds"))
+            carried = {
+                key.removeprefix("carried."): tensors.pop(key) for key in list(tensors) if key.startswith("carried.")
+            }
             blocks: dict[int, dict[str, Tensor]] = {}
             for key, tensor in tensors.items():
                 _, index, name = key.split(".", 2)
@@ -95,7 +103,7 @@ class WorldState:
             raise ValueError(
                 f"these {len(data)} bytes are not a saved WorldState ({error}); use state.to_bytes()"
             ) from error
-        state = WorldState(StreamState(frame, ordered), latent, seeds)
+        state = WorldState(StreamState(frame, ordered), latent, seeds, carried)
         lanes = {name: len(tensor) if tensor.ndim else None for name, tensor in state._tensors().items()}
         if len(set(lanes.values())) != 1:
             raise ValueError(f"these bytes are not a saved WorldState: its tensors disagree about the lanes, {lanes}")
@@ -106,5 +114,5 @@ class WorldState:
 
     def __setstate__(self, data: bytes) -> None:
         other = WorldState.from_bytes(data)
-        for name in ("stream", "latent", "seeds"):
+        for name in ("stream", "latent", "seeds", "carried"):
             object.__setattr__(self, name, getattr(other, name))

@@ -1,0 +1,93 @@
+"""Prompts to features: Gemma-2 with SANA's fixed instruction before the prompt (SANA-WM, spec section 2.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+MAX_TOKENS = 300
+
+
+def instruction() -> str:
+    """The text that stood before every prompt in training: part of the published model, so read from its release."""
+    try:
+        from diffusers.pipelines.sana_wm.pipeline_sana_wm import DEFAULT_CHI_PROMPT
+    except ImportError as error:
+        raise ImportError(
+            "the instruction before SANA-WM's prompts is read from diffusers (0.42 or later): "
+            "pip install 'sana-wm[ltx]'"
+        ) from error
+    return "\n".join(DEFAULT_CHI_PROMPT)
+
+
+class PromptEncoder(nn.Module):
+    """A decoder-only language model whose last hidden states are the features of a prompt.
+
+    Args:
+        model: transformers' Gemma2Model, or any that returns ``last_hidden_state``. tokenizer: its tokenizer.
+        prefix: what stands before a prompt; None: :func:`instruction`.
+        max_tokens: of a prompt's features.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, prefix: str | None = None, max_tokens: int = MAX_TOKENS):
+        super().__init__()
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.prefix = instruction() if prefix is None else prefix
+        self.max_tokens = max_tokens
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, tokenizer: str | Path | None = None, dtype: torch.dtype | None = None, **settings
+    ) -> PromptEncoder:
+        """Read the folders that transformers saved; without ``tokenizer`` it lies beside the model's weights.
+
+        Raises:
+            ValueError: a folder that does not hold them (or holds pickles only).
+        """
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        model, tokenizer = Path(model), Path(model if tokenizer is None else tokenizer)
+        if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
+            raise ValueError(f"{model}: expected the config.json and .safetensors of a Gemma-2 text encoder")
+        if not (tokenizer / "tokenizer.json").is_file() and not (tokenizer / "tokenizer.model").is_file():
+            raise ValueError(f"{tokenizer}: expected the tokenizer.json (or tokenizer.model) of the text encoder")
+        config = AutoConfig.from_pretrained(model, local_files_only=True)
+        network = AutoModel.from_pretrained(
+            model, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+        return cls(network, AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), **settings)
+
+    @property
+    def width(self) -> int:
+        return self.model.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str], instruct: bool = True) -> tuple[Tensor, Tensor]:
+        """Features (B, L, C) of prompts and their mask (B, L) bool, L = max_tokens.
+
+        With the instruction the sequence is as long as the instruction and L - 2 tokens together, and what is kept is
+        its first token and its last L - 1: of a short prompt the prompt, the end of the instruction and padding.
+
+        Args:
+            prompts: one text per lane. instruct: put the instruction before them; not for a negative prompt.
+        """
+        prefix = self.prefix if instruct else ""
+        length = len(self.tokenizer.encode(prefix)) + self.max_tokens - 2 if prefix else self.max_tokens
+        tokens = self.tokenizer(
+            [prefix + prompt for prompt in prompts],
+            max_length=length,
+            padding="max_length",
+            padding_side="right",  # as in training; Gemma's own default is the left
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        hidden = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        kept = torch.tensor([0, *range(length - self.max_tokens + 1, length)], device=hidden.device)
+        return hidden[:, kept], tokens.attention_mask[:, kept].bool()

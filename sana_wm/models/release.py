@@ -1,0 +1,123 @@
+"""Where the components of a SANA-WM release lie: on disk, or in the hub's cache (spec section 1)."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+# Hub repositories of the published releases.
+RELEASES = {
+    "sana-wm": "Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
+    "sana-wm-bidirectional": "Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
+    "sana-wm-chunk-causal": "Efficient-Large-Model/SANA-WM_chunk_causal",
+    "sana-wm-streaming": "Efficient-Large-Model/SANA-WM_streaming",
+}
+SETTINGS = "sana_wm.json"  # our own settings beside the components
+NEEDS = {
+    "transformer": "the SANA-WM transformer (config.json + .safetensors of diffusers or of save_pretrained, or one "
+    ".safetensors file with NVlabs' names)",
+    "vae": "the LTX-2 video autoencoder (config.json + .safetensors of diffusers' AutoencoderKLLTX2Video)",
+    "text_encoder": "Gemma-2-2b-it (config.json + .safetensors of transformers)",
+    "tokenizer": "its tokenizer (tokenizer.json)",
+    "refiner": "the LTX-2 refiner (transformer/, connectors/, text_encoder/, tokenizer/, scheduler/ of diffusers' "
+    "SanaWMLTX2Refiner)",
+}
+OPTIONAL = ("text_encoder", "tokenizer", "refiner")
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release's components; what is None was not there.
+
+    Attributes:
+        root: the folder. settings: what its ``sana_wm.json`` says, {} without one.
+    """
+
+    root: Path
+    transformer: Path
+    vae: Path
+    text_encoder: Path | None = None
+    tokenizer: Path | None = None
+    refiner: Path | None = None
+    settings: dict | None = None
+
+    def need(self, *names: str) -> None:
+        """Raise ValueError unless these components are there, saying where they belong."""
+        if lost := [name for name in names if getattr(self, name) is None]:
+            raise ValueError(_lacking(self.root, lost))
+
+
+def is_release(folder: str | os.PathLike) -> bool:
+    """Whether a folder looks like a SANA-WM release: it has an index of diffusers, or a folder transformer."""
+    folder = Path(folder)
+    return any((folder / name).exists() for name in ("model_index.json", SETTINGS, "transformer"))
+
+
+def locate_release(name_dir_or_repo: str | os.PathLike, **components: str | os.PathLike | None) -> Release:
+    """Find a release's components.
+
+    Args:
+        name_dir_or_repo: one of :data:`RELEASES`, a folder, or a hub repository.
+        components: paths that replace a component of the release, such as ``vae=...``.
+
+    Raises:
+        ValueError: no such release, or components that are missing, each with the place where it belongs.
+    """
+    if unknown := sorted(set(components) - set(NEEDS)):
+        raise ValueError(f"unknown components {unknown}; a release has {sorted(NEEDS)}")
+    given = {name: Path(path) for name, path in components.items() if path is not None}
+    if absent := [f"{name}={path}" for name, path in given.items() if not path.exists()]:
+        raise ValueError(f"{', '.join(absent)}: no such file or folder")
+    root = _root(name_dir_or_repo, given)
+    found = {name: _component(root, name) for name in NEEDS} | given
+    if lost := [name for name in NEEDS if found[name] is None and name not in OPTIONAL]:
+        raise ValueError(_lacking(root, lost))
+    file = root / SETTINGS
+    try:
+        settings = json.loads(file.read_text()) if file.is_file() else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    return Release(root, **found, settings=settings)
+
+
+def _root(name_dir_or_repo: str | os.PathLike, given: dict[str, Path]) -> Path:
+    path = Path(name_dir_or_repo)
+    if path.is_dir() or {"transformer", "vae"} <= set(given):
+        return path
+    name = str(name_dir_or_repo)
+    repo = RELEASES.get(name, name)
+    known = f"known names: {', '.join(RELEASES)}"
+    if repo.count("/") != 1 or repo.startswith((".", "/")):
+        raise ValueError(f"{name!r} is neither a folder nor a hub repository; {known}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.ckpt"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        places = "\n".join(f"  <folder>/{component}: {what}" for component, what in NEEDS.items())
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{name!r} is not a folder here and {repo} could not be fetched from the hub ({reason}). Where there is a "
+            f"network, `hf download {repo} --local-dir <folder>` fetches it; then give model=<folder>. It holds:\n"
+            f"{places}\nThe text encoder is not needed where prompts are encoded already, the refiner only with "
+            f"refine=true; {known}"
+        ) from error
+
+
+def _component(root: Path, name: str) -> Path | None:
+    folder = root / name
+    if folder.is_dir():
+        return folder
+    if name == "transformer":
+        files = sorted(root.glob("*.safetensors")) if root.is_dir() else []
+        return files[0] if len(files) == 1 else None
+    return None
+
+
+def _lacking(root: Path, names: list[str]) -> str:
+    places = "\n".join(f"  {root / name}: {NEEDS[name]}" for name in names)
+    options = ", ".join(f"{name}=<path>" for name in names)
+    return f"{root} lacks parts of a SANA-WM release; put them there, or say where they are ({options}):\n{places}"
