@@ -68,6 +68,10 @@ class ActionCodec:
         return len(self.names)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.width,)
+
+    @property
     def action_space(self):
         """`gymnasium.spaces.Box` in dataset units."""
         from gymnasium import spaces

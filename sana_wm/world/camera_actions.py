@@ -4,11 +4,15 @@
 Two meanings of the keys have been published, so a path is only defined together with a :class:`KeyMapping`.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 KEYS = "wasdijkl"
 
@@ -91,6 +95,20 @@ KEY_MAPPINGS = {
 }
 
 
+def key_mapping(mapping: str | KeyMapping) -> KeyMapping:
+    """A mapping from its name in ``KEY_MAPPINGS``, or from itself.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if isinstance(mapping, KeyMapping):
+        return mapping
+    if mapping not in KEY_MAPPINGS:
+        names = ", ".join(KEY_MAPPINGS)
+        raise ValueError(f"got the key mapping {mapping!r}, expected a KeyMapping or one of {names}")
+    return KEY_MAPPINGS[mapping]
+
+
 def action_path(actions: str | Sequence[Iterable[str]], mapping: str | KeyMapping) -> np.ndarray:
     """Poses of a camera that starts at the identity and follows the keys.
 
@@ -104,25 +122,56 @@ def action_path(actions: str | Sequence[Iterable[str]], mapping: str | KeyMappin
     Raises:
         ValueError: a malformed action string (the message points at the segment), an unknown key or mapping.
     """
-    if not isinstance(mapping, KeyMapping):
-        if mapping not in KEY_MAPPINGS:
-            names = ", ".join(KEY_MAPPINGS)
-            raise ValueError(f"got the key mapping {mapping!r}, expected a KeyMapping or one of {names}")
-        mapping = KEY_MAPPINGS[mapping]
-    held = parse_actions(actions) if isinstance(actions, str) else _held(actions)
-    forward, right, yaw, pitch = _velocities(held, mapping).T
-    yaw = np.cumsum(yaw)
-    pitch = _limited(pitch, mapping)
-    sin_yaw, cos_yaw, sin_pitch, cos_pitch = np.sin(yaw), np.cos(yaw), np.sin(pitch), np.cos(pitch)
+    mapping = key_mapping(mapping)
+    frames = parse_actions(actions) if isinstance(actions, str) else _held(actions)
+    held = torch.tensor([[key in keys for key in KEYS] for keys in frames], dtype=torch.float64)
+    camera = standing_camera(1)
+    poses, _ = move_camera(camera, held.reshape(1, len(frames), len(KEYS)), mapping)
+    return torch.cat([camera["pose"], poses[0]]).numpy().astype(np.float32)
+
+
+def standing_camera(lanes: int, device: Any = None) -> dict[str, Tensor]:
+    """Cameras at the identity, at rest, no key held: the state that :func:`move_camera` takes.
+
+    Returns: float64, the lane axis first: pose (B, 4, 4) camera-to-world; velocity (B, 4) per frame, forward and right
+        in model units, yaw and pitch in radians; held (B, 8), 1 where a key of ``KEYS`` is down; yaw (B,) and pitch
+        (B,) in radians, to the right and up.
+    """
+    shapes = {"velocity": (4,), "held": (len(KEYS),), "yaw": (), "pitch": ()}
+    pose = torch.eye(4, dtype=torch.float64, device=device).repeat(lanes, 1, 1)
+    zeros = {name: torch.zeros(lanes, *shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
+    return {"pose": pose} | zeros
+
+
+def move_camera(camera: dict[str, Tensor], held: Tensor, mapping: KeyMapping) -> tuple[Tensor, dict[str, Tensor]]:
+    """F frames of cameras that follow their keys; a path cut in two goes on exactly as in one piece.
+
+    Args:
+        camera: as :func:`standing_camera` or this function leaves it. held: (B, F, 8) float64, 1 where a key of
+            ``KEYS`` is down during a frame.
+    Returns: camera-to-world (B, F, 4, 4) float64 after each frame, the cameras after the last one.
+    """
+    velocities = _velocities(camera, held, mapping)
+    pitch = _limited(camera["pitch"], velocities[..., 3], mapping)
+    yaw = _summed(camera["yaw"], velocities[..., 2])
+    sin_yaw, cos_yaw, sin_pitch, cos_pitch = yaw.sin(), yaw.cos(), pitch.sin(), pitch.cos()
+    forward, right = velocities[..., 0], velocities[..., 1]
+    x = _summed(camera["pose"][:, 0, 3], forward * sin_yaw + right * cos_yaw)
+    z = _summed(camera["pose"][:, 2, 3], forward * cos_yaw - right * sin_yaw)
 
     # A step R' = Ry(yaw) R Rx(pitch) from the identity on leaves R = Ry(sum of yaws) Rx(sum of pitches).
-    c2w = np.tile(np.eye(4), (len(held) + 1, 1, 1))
-    c2w[1:, 0, :3] = np.stack([cos_yaw, sin_yaw * sin_pitch, sin_yaw * cos_pitch], axis=-1)
-    c2w[1:, 1, 1:3] = np.stack([cos_pitch, -sin_pitch], axis=-1)
-    c2w[1:, 2, :3] = np.stack([-sin_yaw, cos_yaw * sin_pitch, cos_yaw * cos_pitch], axis=-1)
-    c2w[1:, 0, 3] = np.cumsum(forward * sin_yaw + right * cos_yaw)
-    c2w[1:, 2, 3] = np.cumsum(forward * cos_yaw - right * sin_yaw)
-    return c2w.astype(np.float32)
+    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
+    rows = (
+        (cos_yaw, sin_yaw * sin_pitch, sin_yaw * cos_pitch, x),
+        (zero, cos_pitch, -sin_pitch, zero),
+        (-sin_yaw, cos_yaw * sin_pitch, cos_yaw * cos_pitch, z),
+        (zero, zero, zero, one),
+    )
+    poses = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    if not held.shape[1]:
+        return poses, camera
+    paths = {"pose": poses, "velocity": velocities, "held": held, "yaw": yaw, "pitch": pitch}
+    return poses, {name: path[:, -1] for name, path in paths.items()}
 
 
 def parse_actions(text: str) -> tuple[frozenset[str], ...]:
@@ -173,34 +222,38 @@ def _held(frames: Sequence[Iterable[str]]) -> tuple[frozenset[str], ...]:
     return held
 
 
-def _velocities(held: tuple[frozenset[str], ...], mapping: KeyMapping) -> np.ndarray:
-    """(N, 4): forward and right in units per frame, yaw and pitch in radians per frame."""
+def _velocities(camera: dict[str, Tensor], held: Tensor, mapping: KeyMapping) -> Tensor:
+    """(B, F, 4): forward and right in units per frame, yaw and pitch in radians per frame."""
     pairs = (mapping.forward, mapping.right, mapping.yaw, mapping.pitch)
-    signs = [[(plus in keys) - (minus in keys) for plus, minus in pairs] for keys in held]
-    turn = np.radians(mapping.rotation_speed)
-    speeds = (mapping.translation_speed, mapping.translation_speed, turn, turn)
-    targets = np.reshape(signs, (len(held), 4)) * np.array(speeds)
+    signs = held.new_tensor([[(key == plus) - (key == minus) for plus, minus in pairs] for key in KEYS])
+    turn = math.radians(mapping.rotation_speed)
+    targets = held @ signs * held.new_tensor([mapping.translation_speed, mapping.translation_speed, turn, turn])
     if mapping.smoothing is None:
         return targets
     lag = mapping.smoothing
-    velocities, velocity, before = np.zeros_like(targets), np.zeros(4), frozenset()
-    for frame, (keys, target) in enumerate(zip(held, targets, strict=True)):
-        if keys - before:
-            velocity = target
-        else:
-            tau = np.where(target == 0, lag.coast, lag.press)
-            velocity = target + np.exp(-lag.frame / tau) * (velocity - target)
-        velocities[frame], before = velocity, keys
+    coast, press = (held.new_tensor(math.exp(-lag.frame / tau)) for tau in (lag.coast, lag.press))
+    kept = torch.where(targets == 0, coast, press)
+    velocity, before = camera["velocity"], camera["held"]
+    velocities = torch.empty_like(targets)
+    for frame in range(held.shape[1]):
+        target, keys = targets[:, frame], held[:, frame]
+        pressed = (keys > before).any(dim=1, keepdim=True)
+        velocity = torch.where(pressed, target, target + kept[:, frame] * (velocity - target))
+        velocities[:, frame], before = velocity, keys
     return velocities
 
 
-def _limited(steps: np.ndarray, mapping: KeyMapping) -> np.ndarray:
-    """Pitch after each step, (N,) radians."""
-    limit, pitch, path = np.radians(mapping.pitch_limit), 0.0, np.zeros_like(steps)
-    for frame, step in enumerate(steps):
-        if abs(pitch + step) <= limit:
-            pitch += step
-        elif mapping.saturate:
-            pitch = np.copysign(limit, step)
-        path[frame] = pitch
+def _limited(pitch: Tensor, steps: Tensor, mapping: KeyMapping) -> Tensor:
+    """Pitch (B,) after each of the steps (B, F) in radians: (B, F)."""
+    limit, path = steps.new_tensor(math.radians(mapping.pitch_limit)), torch.empty_like(steps)
+    for frame in range(steps.shape[1]):
+        wanted = pitch + steps[:, frame]
+        stopped = torch.copysign(limit, steps[:, frame]) if mapping.saturate else pitch
+        pitch = torch.where(wanted.abs() <= limit, wanted, stopped)
+        path[:, frame] = pitch
     return path
+
+
+def _summed(before: Tensor, steps: Tensor) -> Tensor:
+    """A quantity (B,) after each of the steps (B, F); added one by one, so that where a path is cut does not matter."""
+    return torch.cat([before[:, None], steps], dim=1).cumsum(dim=1)[:, 1:]
