@@ -1,5 +1,6 @@
 """What a clip is told, and how strongly: conditions and classifier-free guidance (SANA-WM, spec section 7.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from sana_wm.nn.state import StreamState
 from sana_wm.nn.text_attention import TextMemory
 
 if TYPE_CHECKING:
-    from sana_wm.models.transformer import SanaTransformer
+    from sana_wm.models.transformer import SanaOutput, SanaTransformer
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,14 @@ class GuidedTransformer:
             actions=_twice(conditions.actions),
         )
 
-    def _run(self, latents: Tensor, timestep: Tensor, state: StreamState | None, commit: bool, chunks):
+    def _run(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        state: StreamState | None,
+        chunks: Sequence[int] | None,
+        commit: bool = False,
+    ) -> "SanaOutput":
         told = self.conditions.frames(0, latents.shape[2])
         latents = latents.to(self.transformer.dtype)
         if self.copies == 2:
@@ -126,13 +134,19 @@ class GuidedTransformer:
                 f"lanes needs {self.lanes}{halves}: keep to one guidance from the start of a stream"
             )
 
-    def velocity(self, latents: Tensor, timestep: Tensor, state: StreamState | None = None, chunks=None) -> Tensor:
+    def velocity(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        state: StreamState | None = None,
+        chunks: Sequence[int] | None = None,
+    ) -> Tensor:
         """Velocity of the first frames of the clip.
 
         Args:
             latents: (B, C, n, h, w). timestep: (n,). state: of a stream, read only. chunks: how the frames divide.
         """
-        velocity = self._run(latents, timestep, state, False, chunks).velocity.to(latents.dtype)
+        velocity = self._run(latents, timestep, state, chunks).velocity.to(latents.dtype)
         if self.copies == 1:
             return velocity
         unconditional, conditional = velocity.chunk(2)
@@ -141,4 +155,4 @@ class GuidedTransformer:
     def commit(self, latents: Tensor, state: StreamState) -> StreamState:
         """The state after clean frames (B, C, n, h, w), one chunk, read at timestep 0."""
         frames = latents.shape[2]
-        return self._run(latents, torch.zeros(frames, device=latents.device), state, True, (frames,)).state
+        return self._run(latents, torch.zeros(frames, device=latents.device), state, (frames,), commit=True).state

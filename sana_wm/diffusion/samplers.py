@@ -138,7 +138,7 @@ def stream_chunk(
     levels = _levels(_checked(sigmas)[:, None].expand(-1, frames), first, x)
     guided = GuidedTransformer(transformer, conditions, guidance, len(x))
     state = guided.initial_state() if state is None else state
-    pass
+    guided.check_state(state)
     for step in range(levels.steps):
         x = _step(guided, x, levels, step, state=state, chunks=(frames,))
     return x, guided.commit(x, state)
