@@ -16,10 +16,10 @@ from gymnasium.vector.utils import batch_space
 
 from sana_wm.envs.env_state import EnvState
 from sana_wm.envs.lanes import Lanes, check_render_mode
-from sana_wm.envs.start_options import StartOptions
 
 if TYPE_CHECKING:
-    from sana_wm.world import WorldModel, WorldState
+    from sana_wm.envs.start_options import StartOptions
+    from sana_wm.world import VideoWorld, WorldModel, WorldState
 
 
 class SanaWMVectorEnv(VectorEnv):
@@ -33,7 +33,8 @@ class SanaWMVectorEnv(VectorEnv):
     Args:
         num_envs: B.
         autoreset_mode: an `AutoresetMode`, its name or its value ("next_step", "same_step", "disabled").
-        world, render_mode, max_episode_steps, action_units, threshold, device: as in `SanaWMEnv`.
+        world, render_mode, max_episode_steps, action_units, threshold, device, actions: as in `SanaWMEnv`.
+        image, prompt, intrinsics, fov: as in `SanaWMEnv`, for all lanes, or a list (array) of one for each.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10, "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -41,18 +42,31 @@ class SanaWMVectorEnv(VectorEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        world: WorldModel | str | os.PathLike = "pusht-64",
+        world: WorldModel | VideoWorld | str | os.PathLike = "pusht-64",
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         action_units: str = "dataset",
         threshold: float = 0.5,
         device: Any = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        actions: str | None = None,
+        image: Any = None,
+        prompt: str | Sequence[str] | None = None,
+        intrinsics: Any = None,
+        fov: float | Sequence[float] | None = None,
     ):
         check_render_mode(render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
         self.autoreset_mode = parse_autoreset_mode(autoreset_mode)
-        self._lanes = Lanes(world, num_envs, max_episode_steps, action_units, threshold, device)
+        start = {"image": image, "prompt": prompt, "intrinsics": intrinsics, "fov": fov}
+        self._lanes = Lanes(world, num_envs, max_episode_steps, action_units, threshold, device, actions, **start)
+        config = self.world.config
+        ends = self._lanes.max_episode_steps is not None or config.has_terminated or config.has_success
+        if self.autoreset_mode is not AutoresetMode.DISABLED and ends and not self._lanes.can_begin_unasked:
+            raise ValueError(
+                "finished lanes begin anew by themselves, but this world has no starts of its own: pass image= and "
+                'prompt= to begin in, autoreset_mode="disabled", or max_episode_steps=-1'
+            )
         self._settings = {
             "render_mode": render_mode,
             "max_episode_steps": max_episode_steps,
@@ -63,7 +77,7 @@ class SanaWMVectorEnv(VectorEnv):
         self.num_envs = num_envs
         self.metadata = {
             **self.metadata,
-            "render_fps": self.world.config.fps,
+            "render_fps": self._lanes.steps_per_second,
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_observation_space = self._lanes.observation_space
@@ -73,7 +87,7 @@ class SanaWMVectorEnv(VectorEnv):
         self._generators: list[tuple[np.random.Generator, int]] = [seeding.np_random() for _ in range(num_envs)]
 
     @property
-    def world(self) -> WorldModel:
+    def world(self) -> WorldModel | VideoWorld:
         """The world that this environment steps."""
         return self._lanes.world
 
@@ -92,25 +106,31 @@ class SanaWMVectorEnv(VectorEnv):
 
         Args:
             seed: one seed s (lane i gets s + i), one for each lane (None leaves a lane's generator as it is), or None.
-            options: `reset_mask`, and those of `SanaWMEnv.reset` for one lane (all begin there) or for B lanes.
+            options: `reset_mask`, and those of `SanaWMEnv.reset` for one lane (all begin there) or for B lanes, as a
+                list or array of them.
 
         Returns:
             Observations (B, H, W, 3), of the lanes that were not reset too, and the infos of the lanes that were.
+
+        Raises:
+            ValueError, TypeError: as `SanaWMEnv.reset` does; no lane has changed.
         """
         options = dict(options or {})
         lanes = self._mask(options.pop("reset_mask", None))
         seeds = self._seeds(seed)
-        start_options = StartOptions.parse(options, self.world, self.num_envs)
+        start_options = self._lanes.start_options(options)
         if self._lanes.state is None and not lanes.all():
             raise ResetNeeded("some lanes were never reset; call reset() without reset_mask first")
+        generators = list(self._generators)
         for lane in np.flatnonzero(lanes):
             if seeds[lane] is not None:
-                self._generators[lane] = seeding.np_random(seeds[lane])
-        infos = self._reset(lanes, start_options, {})
+                generators[lane] = seeding.np_random(seeds[lane])
+        infos = self._reset(lanes, generators, start_options, {})
+        self._generators = generators
         return self._observations(), infos
 
     def step(self, actions: np.ndarray):
-        """One step of every lane: actions (B, A) in, five values over lanes out, as in Gymnasium's `SyncVectorEnv`.
+        """One step of every lane: actions (B, *action shape) in, five values over lanes out, as `SyncVectorEnv` does.
 
         Raises:
             ResetNeeded: before the first reset, or (DISABLED) with a finished lane.
@@ -139,7 +159,7 @@ class SanaWMVectorEnv(VectorEnv):
                 infos = self._add_info(infos, info, lane)
         restart = finished if self.autoreset_mode is AutoresetMode.SAME_STEP else ended
         if restart.any():
-            infos = self._reset(restart, StartOptions(), infos)
+            infos = self._reset(restart, self._generators, self._lanes.start_options(), infos)
         return self._observations(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -163,15 +183,23 @@ class SanaWMVectorEnv(VectorEnv):
         if n < 1:
             raise ValueError(f"got n={n} forks, expected at least 1")
         state = self.get_state().repeat(n)
-        forked = SanaWMVectorEnv(self.num_envs * n, self.world, **self._settings)
+        start = {name: [each for each in values for _ in range(n)] for name, values in self._lanes.defaults.items()}
+        forked = SanaWMVectorEnv(self.num_envs * n, self.world, **self._settings, **start)
         forked.spec = self.spec
         forked._generators = [deepcopy(self._generators[lane]) for lane in range(self.num_envs) for _ in range(n)]
         forked.set_state(state)
         return forked
 
-    def _reset(self, lanes: np.ndarray, options: StartOptions, infos: dict[str, Any]) -> dict[str, Any]:
+    def _reset(
+        self,
+        lanes: np.ndarray,
+        generators: list[tuple[np.random.Generator, int]],
+        options: StartOptions,
+        infos: dict[str, Any],
+    ) -> dict[str, Any]:
         """Resets the lanes of the mask and adds their infos to `infos`."""
-        for lane, info in zip(np.flatnonzero(lanes), self._lanes.reset(lanes, self.np_random, options), strict=True):
+        begun = self._lanes.reset(lanes, [generator for generator, _ in generators], options)
+        for lane, info in zip(np.flatnonzero(lanes), begun, strict=True):
             infos = self._add_info(infos, info, lane)
         return infos
 

@@ -168,10 +168,8 @@ def move_camera(camera: dict[str, Tensor], held: Tensor, mapping: KeyMapping) ->
         (zero, zero, zero, one),
     )
     poses = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-    if not held.shape[1]:
-        return poses, camera
     paths = {"pose": poses, "velocity": velocities, "held": held, "yaw": yaw, "pitch": pitch}
-    return poses, {name: path[:, -1] for name, path in paths.items()}
+    return poses, {name: path[:, -1] if held.shape[1] else camera[name] for name, path in paths.items()}
 
 
 def parse_actions(text: str) -> tuple[frozenset[str], ...]:

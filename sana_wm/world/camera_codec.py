@@ -201,10 +201,11 @@ def se3_exp(xi: Tensor) -> Tensor:
     series = 1 / 6 - square / 120 + square**2 / 5040
     c = torch.where(small, series, (1 - a) / torch.where(small, torch.ones_like(square), square))
     zero, (x, y, z) = torch.zeros_like(angle), w.unbind(-1)
+    one = torch.eye(4, dtype=w.dtype, device=w.device)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
-    squared = w[..., :, None] * w[..., None, :] - square[..., None, None] * torch.eye(3).to(w)  # W^2
+    squared = w[..., :, None] * w[..., None, :] - square[..., None, None] * one[:3, :3]  # W^2
     a, b, c = a[..., None, None], b[..., None, None], c[..., None, None]
-    motion = torch.eye(4).to(w).repeat(*w.shape[:-1], 1, 1)
+    motion = one.repeat(*w.shape[:-1], 1, 1)
     motion[..., :3, :3] += a * cross + b * squared
     motion[..., :3, 3] = v + ((b * cross + c * squared) * v[..., None, :]).sum(-1)
     return motion

@@ -66,7 +66,7 @@ class VideoWorld:
         self.vae, self.prompt_encoder = vae, prompt_encoder
         self.prompts = dict(prompts or {})
         self._check_parts()
-        nothing = np.zeros((0, 1, *config.resolution, 3), np.uint8), np.zeros((0, 0, *codec.shape), np.float32)
+        nothing = np.zeros((0, 1, *config.resolution, 3), np.uint8), np.zeros((0, 0, codec.shape[-1]), np.float32)
         self.starts = starts or Starts(*nothing)
 
     def _check_parts(self) -> None:
@@ -306,7 +306,8 @@ class VideoWorld:
         expected = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in empty.blocks]
         frames = state.carried.get("frames")
         fits = frames is not None and tuple(frames.shape[1:]) == (self.vae.stride, *self.config.resolution, 3)
-        if shapes != expected or not fits or not self._carried_names() <= set(state.carried):
+        names = {name for name in state.carried if _tail(name) < 0}
+        if shapes != expected or not fits or names != self._carried_names():
             raise ValueError(
                 "this state belongs to another world: its memory has other shapes; begin() makes a fitting one"
             )

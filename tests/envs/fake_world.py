@@ -123,6 +123,9 @@ class FakeWorld:
     def decode(self, latents):
         return np.stack([self._draw(position) for position in latents[..., 0, 0]])
 
+    def frames(self, state):
+        return self.decode(state.latent)[:, None]
+
     def _draw(self, position):
         """The dot in red; green and blue carry its position to a 16th of a pixel, so that no two places look alike."""
         image = np.zeros((SIDE, SIDE, 3), np.uint8)

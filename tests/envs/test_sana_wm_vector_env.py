@@ -7,6 +7,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import sana_wm  # noqa: F401  registers SanaWM-v0
 from sana_wm.envs.sana_wm_env import SanaWMEnv
 from sana_wm.envs.sana_wm_vector_env import SanaWMVectorEnv
+from tests.envs.compare import assert_same
 from tests.envs.fake_world import HIGH, LOW, SIDE, FakeWorld
 
 MODES = list(AutoresetMode)
@@ -14,26 +15,6 @@ MODES = list(AutoresetMode)
 
 def actions_for(lanes, steps, seed=0):
     return np.random.default_rng(seed).uniform(LOW, HIGH, (steps, lanes, 2)).astype(np.float32)
-
-
-def assert_same(ours, theirs):
-    """Equal values of nested tuples, dicts and arrays, with equal types and dtypes."""
-    assert type(ours) is type(theirs)
-    if isinstance(ours, tuple | list):
-        assert len(ours) == len(theirs)
-        for pair in zip(ours, theirs, strict=True):
-            assert_same(*pair)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_same(ours[key], theirs[key])
-    elif isinstance(ours, np.ndarray) and ours.dtype == object:
-        assert_same(list(ours), list(theirs))
-    elif isinstance(ours, np.ndarray):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours, theirs)
-    else:
-        assert ours == theirs
 
 
 @pytest.mark.parametrize("mode", MODES)
