@@ -1,4 +1,4 @@
-# make demo | make test | make lint: each works alone on a fresh checkout and makes .venv first.
+# make demo | make test | make lint | make bench: each works alone on a fresh checkout and makes .venv first.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Options for the torch wheel alone, e.g. TORCH_ARGS="--index-url <index of CPU builds>" to avoid the larger CUDA build.
 TORCH_ARGS ?=
@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SHIPPED := $(wildcard sana_wm/worlds/pusht-64/config.json)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 # The whole product on real simulator data in less than ten minutes. What it writes: runs/pusht-demo, data/pusht-demo.
 demo: $(INSTALLED)
@@ -30,6 +30,10 @@ test: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
+
+# The transformer against diffusers' on this CPU: a few minutes. Options: BENCH_ARGS="--full --threads 2".
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.transformer_speed $(BENCH_ARGS)
 
 # torch goes first: once the pinned build is there, no other requirement can pull a different one.
 $(INSTALLED): pyproject.toml constraints.txt

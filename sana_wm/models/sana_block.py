@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.nn.context import FrameContext
@@ -17,13 +18,15 @@ class Conditions(NamedTuple):
     """What blocks are told, embedded.
 
     Attributes:
-        modulation: (B, F, 6, C) of the time. action: (B, F, C). plucker: (B, F, S, C).
+        modulation: (B, F, 6, C) of the time. action: (B, F, C).
+        rays: (B, F, S, P) Plücker coordinates of the tokens. rays_embedder: (P) -> (C).
         text: keys and values of the block, each (B, H, L, D). text_mask: (B, L) bool.
     """
 
     modulation: Tensor
     action: Tensor | None = None
-    plucker: Tensor | None = None
+    rays: Tensor | None = None
+    rays_embedder: nn.Linear | None = None
     text: tuple[Tensor, Tensor] | None = None
     text_mask: Tensor | None = None
 
@@ -34,6 +37,13 @@ def zero_linear(width: int) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
+
+
+def linear_of_linear(x: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """``second(first(x))``; where x (..., P) has more rows than columns, by the product of the two weights."""
+    if x.numel() <= x.shape[-1] ** 2:
+        return second(first(x))
+    return F.linear(x, second.weight @ first.weight, second(first.bias))
 
 
 class UnusedGates(nn.Module):
@@ -81,15 +91,19 @@ class SanaBlock(nn.Module):
         table = self.scale_shift_table.to(told.modulation.dtype)
         shift1, scale1, gate1, shift2, scale2, gate2 = (table + told.modulation)[:, :, :, None].unbind(2)  # B F 1 C
         blank = context.blank
-        mixed, attn_state = self.attn(blank(self.norm(x) * (1 + scale1) + shift1), state, context)
-        x = x + gate1 * mixed
+        mixed, attn_state = self.attn(blank(self._modulated(x, shift1, scale1)), state, context)
+        x = torch.addcmul(x, gate1, mixed)
         if self.action_proj is not None:
             x = x + self.action_proj(told.action)[:, :, None]
-        if self.plucker_proj is not None and told.plucker is not None:
-            x = x + self.plucker_proj(told.plucker)
+        if self.plucker_proj is not None and told.rays is not None:
+            x = x + linear_of_linear(told.rays, told.rays_embedder, self.plucker_proj)
         if self.text_attn is not None:
             x = x + self.text_attn(x, told.text, told.text_mask)
         x = blank(x)
         valid = None if self.ffn_sees_padding else context.valid
-        mixed, ffn_state = self.ffn(blank(self.norm(x) * (1 + scale2) + shift2), grid, state, context.layout, valid)
-        return blank(x + gate2 * mixed), attn_state | ffn_state
+        x_ffn = blank(self._modulated(x, shift2, scale2))
+        mixed, ffn_state = self.ffn(x_ffn, grid, state, context.layout, valid, context.fresh)
+        return blank(torch.addcmul(x, gate2, mixed)), attn_state | ffn_state
+
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.addcmul(shift, self.norm(x), 1 + scale)

@@ -61,6 +61,7 @@ def context_of_pass(
     camera: Tensor | None,
     frame_mask: Tensor | None,
     sees_all: bool,
+    fresh: bool,
     dtype: torch.dtype,
 ) -> FrameContext:
     """What the mixers share.
@@ -68,15 +69,16 @@ def context_of_pass(
     Args:
         age: (B,) frames in every lane's memory. camera, frame_mask: as in :meth:`SanaTransformer.forward`.
         sees_all: every frame sees every other one, and there is no memory to read or write.
+        fresh: the memory holds nothing yet.
         dtype: of positions and rays, float32 at least.
     """
     c = config
     angles = rope_angles(age[:, None] + layout.offset, *c.token_grid, c.head_dim, c.rope_theta)
     angles = rearrange(angles, "b f s d -> b 1 f s d")
-    rope = angles.cos().to(dtype), angles.sin().to(dtype)
+    rope = torch.complex(angles.cos().to(dtype), angles.sin().to(dtype))
     mask = None if sees_all or not c.softmax_every else memory_mask(layout, c.window, age, c.sink)
     rays = None if camera is None else rays_of(camera, c.token_grid, c.patch_size, rope, c.head_dim)
-    context = FrameContext(layout, rope, age, mask, mask, rays=rays)
+    context = FrameContext(layout, rope, age, mask, mask, fresh=fresh, rays=rays)
     if frame_mask is None:
         return context
     valid = frame_mask.to(age.device).bool()

@@ -188,7 +188,8 @@ class SanaTransformer(nn.Module):
         layout = layout_of_pass(c, frames, None if past is None else past.latents.shape[2], state, commit, chunks)
         layout = layout.on(latents.device)
         alone = state is None and past is None and chunks is None and not commit
-        if state is None:
+        fresh = state is None
+        if fresh:
             state = self.initial_state(lanes) if commit else self._blank_state(lanes)
         timestep = timestep[:, None].expand(lanes, frames) if timestep.ndim == 1 else timestep
         timestep = timestep.long() if c.integer_timesteps else timestep
@@ -206,15 +207,16 @@ class SanaTransformer(nn.Module):
             action = self.action_embedder(actions.to(x.dtype) if not torch.is_autocast_enabled() else actions)
             embedded_time = embedded_time + self.action_time_proj(action)
         modulation = rearrange(self.t_block(nn.functional.silu(embedded_time)), "b f (n c) -> b f n c", n=6)
-        rays = None if plucker is None else self.plucker_embedder(self._patches(plucker.to(self.dtype)))
-        told = Conditions(modulation, action, rays)
+        told = Conditions(modulation, action)
+        if plucker is not None:
+            told = told._replace(rays=self._patches(plucker.to(self.dtype)), rays_embedder=self.plucker_embedder)
         if c.text_dim:
             text = text if isinstance(text, TextMemory) else self.encode_text(text, text_mask)
             told = told._replace(text_mask=text.mask)
 
         sees_all = alone and c.temporal == "bidirectional"
         wide = torch.promote_types(self.dtype, torch.float32)
-        context = context_of_pass(c, layout, state.frame, camera, frame_mask, sees_all, wide)
+        context = context_of_pass(c, layout, state.frame, camera, frame_mask, sees_all, fresh, wide)
         x = context.blank(x)
         new_blocks = []
         for i, (block, memory) in enumerate(zip(self.blocks, state.blocks, strict=True)):

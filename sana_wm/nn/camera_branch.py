@@ -49,16 +49,20 @@ class CameraBranch(nn.Module):
         """
         q, k, v = self.q_proj(x), context.blank(self.k_proj(x)), self.v_proj(x)
         if self.conv_k is not None:
-            slots = torch.arange(tail.shape[1], 0, -1, device=x.device)  # how long ago
-            known = slots <= context.age[:, None]
-            past = self.k_proj(tail.to(x.dtype)).masked_fill(~known[:, :, None, None], 0.0)
+            past = None if context.fresh else self._past_keys(tail.to(x.dtype), context.age)
             k = symmetric_short_conv(k, self.conv_k.to(k.dtype), past, context.layout)
-        wide = context.rope[0].dtype
+        wide = context.rope.real.dtype
         with torch.autocast(x.device.type, enabled=False):
             q, k = rms_norm(self.q_norm, q, wide), rms_norm(self.k_norm, k, wide)
         if self.conv_k is not None:
             q, k = F.relu(q), F.relu(k)
         return tuple(rearrange(part.to(wide), "b f s (h d) -> b h f s d", h=self.heads) for part in (q, k, v))
+
+    def _past_keys(self, tail: Tensor, age_B: Tensor) -> Tensor:
+        """Keys of the frames before, zeros where there were none: the projection's bias is not."""
+        slots = torch.arange(tail.shape[1], 0, -1, device=tail.device)  # how long ago
+        known = slots <= age_B[:, None]
+        return self.k_proj(tail).masked_fill(~known[:, :, None, None], 0.0)
 
     def encode(self, q: Tensor, k: Tensor, v: Tensor, context: FrameContext) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, values into ray space. ``k`` is already scaled: the clamp's epsilon is felt by small keys."""

@@ -13,21 +13,23 @@ class FrameContext(NamedTuple):
 
     Attributes:
         layout: who sees whom in time.
-        rope: cosines and sines of the positions, each (B, 1, F, S, D/2).
+        rope: rotations of the positions, complex (B, 1, F, S, D/2); its precision is that of geometry and recurrence.
         age: (B,) int64, frames in every lane's memory before the pass.
         mask: (B, F or 1, memory + F) bool, frames that softmax attention may read; None: the frames of the pass, all of
             them, and no memory.
         camera_mask: the same for the camera branch.
         valid: (B, F) bool, False for frames that are padding; None: there are none.
+        fresh: no lane has a memory: what the state holds is zeros.
         rays: cameras of the frames; None: the camera branch is silent.
     """
 
     layout: FrameLayout
-    rope: tuple[Tensor, Tensor]
+    rope: Tensor
     age: Tensor
     mask: Tensor | None = None
     camera_mask: Tensor | None = None
     valid: Tensor | None = None
+    fresh: bool = False
     rays: Rays | None = None
 
     def blank(self, x_BFSC: Tensor) -> Tensor:

@@ -108,20 +108,56 @@ def _single(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tens
     return reads[:, :, None], memory
 
 
+def _matrices(q, k, v, beta, log_decay, memory, layout: FrameLayout) -> tuple[Tensor, Tensor]:
+    """The same with a frame as one map of the memory, ``S -> S P + U``: for frames of many tokens.
+
+    P = g (I - K B K^T) and U = V B K^T are made once for all frames and serve both directions, the scans are over D x D
+    matrices, and each query reads once: the sum of what came before and what follows.
+    """
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    written = k * beta[..., None]
+    keep = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device) - written.mT @ k
+    keep, write = log_decay.exp()[..., None, None] * keep, v.mT @ written
+
+    def absorb(state, f):
+        return state @ keep[:, :, f] + write[:, :, f]
+
+    previous, following = layout.path()
+    absorbed = []
+    for f in range(q.shape[2]):
+        absorbed.append(absorb(memory if previous[f] is None else absorbed[previous[f]], f))
+    seen = list(absorbed)
+    if layout.bidirectional:
+        back = [None] * q.shape[2]
+        for f in reversed(range(q.shape[2])):
+            if following[f] is None:
+                back[f] = write[:, :, f]
+            else:
+                seen[f] = absorbed[f] + back[following[f]]
+                back[f] = absorb(back[following[f]], f)
+    reads = q @ torch.stack(seen, dim=2).mT
+    return reads, absorbed[layout.num_writers - 1] if layout.num_writers else memory
+
+
 def delta_rule(q, k, v, beta, log_decay, memory, layout: FrameLayout, form: str = "auto") -> tuple[Tensor, Tensor]:
     """Delta rule without a normaliser (the numerator above; all of the camera branch, spec section 4.3).
 
     Args:
         q, k: (B, H, F, S, D) queries and keys as they meet the memory. v: (B, H, F, S, Dv).
         beta: (B, H, F, S) in (0, 1). log_decay: (B, H, F) <= 0. memory: (B, H, Dv, D).
-        form: ``"sequential"``, ``"parallel"``, ``"single"`` (one frame) or ``"auto"``.
+        form: ``"sequential"``, ``"matrices"``, ``"parallel"``, ``"single"`` (one frame) or ``"auto"``.
     Returns: reads (B, H, F, S, Dv) and the memory after the layout's writers.
     """
-    frames, tokens = q.shape[2:4]
-    if form == "auto":
-        form = "single" if frames == 1 else "parallel" if frames * tokens <= PARALLEL_TOKENS else "sequential"
-    run = {"parallel": _solve, "sequential": _scan, "single": _single}[form]
+    form = _fastest(*q.shape[2:], layout.bidirectional) if form == "auto" else form
+    run = {"parallel": _solve, "sequential": _scan, "single": _single, "matrices": _matrices}[form]
     return run(q, k, v, beta, log_decay, memory, layout)
+
+
+def _fastest(frames: int, tokens: int, width: int, bidirectional: bool) -> str:
+    """What takes the fewest products. A frame costs about S D^2 a pass in a scan, D^3 a step between matrices."""
+    if tokens >= width:
+        return "matrices" if bidirectional else "sequential"
+    return "single" if frames == 1 else "parallel" if frames * tokens <= PARALLEL_TOKENS else "sequential"
 
 
 def gated_delta(

@@ -76,7 +76,11 @@ def rope_angles(position_BF: Tensor, height: int, width: int, head_dim: int, the
     return rearrange(torch.cat([time, row, column], dim=-1), "b f h w d -> b f (h w) d")
 
 
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate adjacent channel pairs. x: (B, heads, N, D); cos, sin: (B, 1, N, D/2)."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+def apply_rope(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate adjacent channel pairs.
+
+    Args:
+        x: (..., D). turn: (..., D/2) complex of the same precision, cos + i sin. Never a buffer of a module: casting
+            that to bfloat16 would drop the imaginary part (spec section 5).
+    """
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)

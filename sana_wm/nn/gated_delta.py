@@ -77,11 +77,13 @@ class GatedDeltaAttention(nn.Module):
         """-> outputs (B, F, S, C), state after the writers."""
         tokens, layout = x_BFSC.shape[2], context.layout
         q, k, v = self.qkv(x_BFSC).chunk(3, dim=-1)
+        before = None
         if self.camera is None:
-            before = state["key_tail"]
-            tail = {"key_tail": next_tail(k, before, layout.num_writers)}
+            before = None if context.fresh else state["key_tail"]
+            tail = {"key_tail": next_tail(k, state["key_tail"], layout.num_writers)}
         else:
-            before = F.linear(state["input_tail"].to(x_BFSC.dtype), self.qkv.weight.chunk(3)[1])
+            if not context.fresh:
+                before = F.linear(state["input_tail"].to(x_BFSC.dtype), self.qkv.weight.chunk(3)[1])
             tail = {"input_tail": next_tail(x_BFSC, state["input_tail"], layout.num_writers)}
         k = symmetric_short_conv(k, self.conv_k.to(k.dtype), before, layout)
         with torch.autocast(x_BFSC.device.type, enabled=False):  # geometry and recurrence: float32 at least
@@ -92,7 +94,7 @@ class GatedDeltaAttention(nn.Module):
             v = rearrange(v.to(wide), split, h=self.heads)
             scale = (self.head_dim * tokens) ** -0.5
             k = k * scale
-            q_rot, k_rot = apply_rope(q, *context.rope), apply_rope(k, *context.rope)
+            q_rot, k_rot = apply_rope(q, context.rope), apply_rope(k, context.rope)
             x = x_BFSC.to(self.beta_proj.weight.dtype)
             beta = rearrange(self.beta_proj(x).sigmoid().to(wide), "b f s h -> b h f s")
             step = F.softplus(self.gate_proj(x.mean(dim=2)).to(wide) + self.dt_bias.to(wide))

@@ -49,18 +49,43 @@ class FrameLayout:
         The tail holds the last ``tail`` frames of the state, oldest first. Earlier frames are looked up along f's path
         (``before``), later ones inside f's chunk (``after``); where there is none the zero frame is meant.
         """
-        num_frames = len(self.offset)
-        table = self.before if distance < 0 else self.after
+        num_frames, offset = len(self.offset), self.offset.tolist()
+        table = (self.before if distance < 0 else self.after).tolist()
         index = []
         for f in range(num_frames):
-            wanted = int(self.offset[f]) + distance
-            found = [j for j in range(num_frames) if table[f, j] and self.offset[j] == wanted]
+            wanted = offset[f] + distance
+            found = [j for j, is_seen in enumerate(table[f]) if is_seen and offset[j] == wanted]
             if found:
                 index.append(tail + found[0])
             else:
                 in_tail = distance < 0 and -tail <= wanted < 0
                 index.append(tail + wanted if in_tail else tail + num_frames)
         return torch.tensor(index, device=device)
+
+    @lru_cache(maxsize=256)  # noqa: B019
+    def runs(self, distance: int, tail: int) -> tuple[tuple[int, int, int], ...]:
+        """:meth:`neighbour` as slices ``(start, stop, source)``: frames ``start:stop`` have ``source`` and on.
+
+        A source lies in the tail where ``source < tail``, and else in the frames, a run never in both. Frames whose
+        neighbour is the zero frame are in no run.
+        """
+        index = self.neighbour(distance, tail, torch.device("cpu")).tolist()
+        runs = []
+        for f, source in enumerate(index):
+            if source == tail + len(index):
+                continue
+            start, stop, first = runs[-1] if runs else (0, -1, 0)
+            if stop == f and source == first + f - start and source != tail:
+                runs[-1] = (start, f + 1, first)
+            else:
+                runs.append((f, f + 1, source))
+        return tuple(runs)
+
+    @property
+    def one_chunk(self) -> bool:
+        """All frames see each other."""
+        frames = len(self.offset)
+        return self.runs(1, 0) == (((0, frames - 1, 1),) if frames > 1 else ())
 
     @lru_cache(maxsize=64)  # noqa: B019
     def path(self) -> tuple[list[int | None], list[int | None]]:

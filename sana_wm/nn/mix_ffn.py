@@ -6,10 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sana_wm.nn.layout import FrameLayout
-from sana_wm.nn.temporal_conv import gather_time, next_tail
+from sana_wm.nn.temporal_conv import CONV_ELEMENTS, gather_time, next_tail
 
 SMALL_GRID = 4  # cells of a frame up to which the depthwise convolution is written out
-CONV_ELEMENTS = 2**30  # the library's convolutions count elements in 32 bits; larger inputs are split over frames
 
 
 def depthwise_3x3(x_NHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -49,14 +48,31 @@ class MixFFN(nn.Module):
         return {"ffn_tail": torch.zeros(lanes, 1, tokens, self.point.out_features, device=device, dtype=dtype)}
 
     def forward(
-        self, x_BFSC: Tensor, grid: tuple[int, int], state: dict, layout: FrameLayout, valid: Tensor | None = None
+        self,
+        x_BFSC: Tensor,
+        grid: tuple[int, int],
+        state: dict,
+        layout: FrameLayout,
+        valid: Tensor | None = None,
+        fresh: bool = False,
     ):
-        """-> outputs (B, F, S, C), state after the writers. ``valid``: (B, F) bool, frames that neighbours may see."""
+        """-> outputs (B, F, S, C), state after the writers.
+
+        Args:
+            valid: (B, F) bool, frames that neighbours may see; None: all. fresh: there is no frame in the state.
+        """
         frames = x_BFSC.shape[1]
         p = self._per_frame(x_BFSC, grid)
         if valid is not None:
             p = p.masked_fill(~valid[:, :, None, None], 0.0)
         tail = state["ffn_tail"]
+        new = {"ffn_tail": next_tail(p, tail, layout.num_writers)}
+        if fresh and layout.one_chunk:  # neighbours are where they are: no copies, and nothing multiplies zeros
+            out = p + F.linear(p, self.temporal[1])
+            if frames > 1:
+                out[:, 1:] += F.linear(p[:, :-1], self.temporal[0])
+                out[:, :-1] += F.linear(p[:, 1:], self.temporal[2])
+            return out, new
         previous = tail.to(p.dtype) if frames == 1 else gather_time(p, tail, layout.neighbour(-1, 1, p.device))
         neighbours = [previous, p]
         taps = [self.temporal[0], self.temporal[1]]
@@ -64,15 +80,16 @@ class MixFFN(nn.Module):
             neighbours.append(gather_time(p, tail, layout.neighbour(1, 1, p.device)))
             taps.append(self.temporal[2])
         out = p + F.linear(torch.cat(neighbours, dim=-1), torch.cat(taps, dim=1))
-        return out, {"ffn_tail": next_tail(p, tail, layout.num_writers)}
+        return out, new
 
     def _per_frame(self, x_BFSC: Tensor, grid: tuple[int, int]) -> Tensor:
         """Everything but the temporal convolution: frames on their own."""
         lanes, frames, tokens = x_BFSC.shape[:3]
-        most = max(1, CONV_ELEMENTS // (self.inverted.out_features * tokens * lanes))
-        if frames > most:
-            return torch.cat([self._per_frame(part, grid) for part in x_BFSC.split(most, dim=1)], dim=1)
-        u = F.silu(self.inverted(x_BFSC))
+        most = max(1, CONV_ELEMENTS // (self.inverted.out_features * tokens))
+        if lanes * frames > most:
+            rows = x_BFSC.reshape(1, lanes * frames, tokens, -1).split(most, dim=1)
+            return torch.cat([self._per_frame(part, grid) for part in rows], dim=1).view(lanes, frames, tokens, -1)
+        u = F.silu(self.inverted(x_BFSC), inplace=True)
         if grid[0] * grid[1] <= SMALL_GRID:
             u = rearrange(u, "b f (h w) c -> (b f) h w c", h=grid[0])
             u = depthwise_3x3(u, self.depthwise.weight.to(u.dtype), self.depthwise.bias.to(u.dtype))
@@ -81,4 +98,4 @@ class MixFFN(nn.Module):
             u = rearrange(u, "b f (h w) c -> (b f) c h w", h=grid[0])  # a view: channels-last memory
             u = rearrange(self.depthwise(u), "(b f) c h w -> b f (h w) c", b=lanes)
         value, gate = u.chunk(2, dim=-1)
-        return self.point(value * F.silu(gate))
+        return self.point(F.silu(gate).mul_(value))

@@ -58,8 +58,8 @@ class SoftmaxAttention(nn.Module):
         with torch.autocast(x_BFSC.device.type, enabled=False):
             wide = torch.promote_types(q.dtype, torch.float32)
             split = "b f s (h d) -> b h f s d"
-            q = apply_rope(rearrange(rms_norm(self.q_norm, q, wide), split, h=self.heads), *context.rope)
-            k = apply_rope(rearrange(rms_norm(self.k_norm, k, wide), split, h=self.heads), *context.rope)
+            q = apply_rope(rearrange(rms_norm(self.q_norm, q, wide), split, h=self.heads), context.rope)
+            k = apply_rope(rearrange(rms_norm(self.k_norm, k, wide), split, h=self.heads), context.rope)
         v = rearrange(v, split, h=self.heads)
         q, k = q.to(v.dtype), k.to(v.dtype)
         out, keys, values = self._read(q, k, v, state["keys"], state["values"], context.mask, self.scale, context)
@@ -84,5 +84,7 @@ class SoftmaxAttention(nn.Module):
         keys = torch.cat([old_keys.to(k.dtype), k], dim=2)
         values = torch.cat([old_values.to(v.dtype), v], dim=2)
         out = attend(q, keys, values, mask, scale)
+        if not context.layout.num_writers:
+            return out, old_keys, old_values
         args = (self.sink, self.window, context.layout.num_writers, context.age)
         return out, *(remember(old, *args).to(old_keys.dtype) for old in (keys, values))

@@ -20,49 +20,47 @@ EPS = 1e-6  # part of what was trained: scaled keys have squares of 5e-6, so tha
 
 
 class Rays(NamedTuple):
-    """to_ray and from_ray: (B, 1, F, S, 4, 4), P and its inverse; cos and sin: (B, 1, F, S, D/4)."""
+    """to_ray and from_ray: (B, 1, F, S, 4, 4), P and its inverse; turn: complex (B, 1, F, S, D/4)."""
 
     to_ray: Tensor
     from_ray: Tensor
-    cos: Tensor
-    sin: Tensor
+    turn: Tensor
 
     def query(self, q: Tensor) -> Tensor:
         """q: (B, H, F, S, D)."""
-        return _transform(q, self.to_ray.mT, self.cos, self.sin)
+        return _transform(q, self.to_ray.mT, self.turn)
 
     def key(self, k: Tensor) -> Tensor:
         """Keys and values: (B, H, F, S, D)."""
-        return _transform(k, self.from_ray, self.cos, self.sin)
+        return _transform(k, self.from_ray, self.turn)
 
     def output(self, out: Tensor) -> Tensor:
         """out: (B, H, F, S, D), as read with encoded queries, keys and values, back to the world."""
-        return _transform(out, self.to_ray, self.cos, -self.sin)
+        return _transform(out, self.to_ray, self.turn.conj())
 
 
-def rays_of(camera: Tensor, grid: tuple[int, int], patch: int, rope: tuple[Tensor, Tensor], head_dim: int) -> Rays:
+def rays_of(camera: Tensor, grid: tuple[int, int], patch: int, rope: Tensor, head_dim: int) -> Rays:
     """Rays of the tokens of every frame.
 
     Args:
         camera: (B, F, 20) pose and intrinsics at the scale of the latent grid (:func:`~.camera.camera_vectors`).
         grid: (h, w) tokens of a frame. patch: latent cells along a token's side.
-        rope: of the whole head, each (B, 1, F, S, D/2): the camera's half takes the highest frequencies of each axis.
+        rope: of the whole head, complex (B, 1, F, S, D/2): the camera's half takes each axis' highest frequencies.
     """
     c2w, intrinsics = split_camera_vectors(camera)
     cells = (grid[0] * patch, grid[1] * patch)
     to_ray = ray_matrices(c2w, scale_intrinsics(intrinsics, cells, grid), grid)
-    to_ray = rearrange(to_ray.to(rope[0].dtype), "b f s i j -> b 1 f s i j")
+    to_ray = rearrange(to_ray.to(rope.real.dtype), "b f s i j -> b 1 f s i j")
     whole, half = rope_axes(head_dim), rope_axes(head_dim // 2)
-    cos, sin = (
-        torch.cat([axis[..., : n // 2] for axis, n in zip(_split(table, whole), half, strict=True)], dim=-1)
-        for table in rope
-    )
-    return Rays(to_ray, invert_rigid(to_ray), cos, sin)
+    axes = rope.split([n // 2 for n in whole], dim=-1)
+    turn = torch.cat([axis[..., : n // 2] for axis, n in zip(axes, half, strict=True)], dim=-1)
+    return Rays(to_ray, invert_rigid(to_ray), turn)
 
 
 def clamp_rms(transformed: Tensor, original: Tensor) -> Tensor:
     """Shrink ``transformed`` (..., D) where its root mean square exceeds that of ``original``."""
-    before, after = (x.square().mean(dim=-1, keepdim=True).add(EPS).sqrt() for x in (original, transformed))
+    width = original.shape[-1]
+    before, after = ((x.norm(dim=-1, keepdim=True).square() / width + EPS).sqrt() for x in (original, transformed))
     return transformed * (before / after).clamp(max=1.0)
 
 
@@ -75,13 +73,22 @@ def inflation(transformed: Tensor, original: Tensor) -> Tensor:
     return (after / before).square().mean(dim=-1, keepdim=True).clamp_min(1.0)
 
 
-def _split(table: Tensor, axes: tuple[int, int, int]) -> tuple[Tensor, ...]:
-    return table.split([n // 2 for n in axes], dim=-1)
+def _transform(x: Tensor, matrix: Tensor, turn: Tensor) -> Tensor:
+    """First half of the channels by 4x4 matrices, second half rotated."""
+    projected, rotated = x.to(matrix.dtype).chunk(2, dim=-1)
+    multiply = sum_of_products if x.is_cuda else batched_products
+    return torch.cat([multiply(projected, matrix), apply_rope(rotated, turn)], dim=-1)
 
 
-def _transform(x: Tensor, matrix: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """First half by 4x4 matrices, a sum of products that TF32 does not shorten; second half rotated."""
-    projected, rotated = x.chunk(2, dim=-1)
-    columns = projected.unflatten(-1, (-1, 4)).unbind(-1)  # four of (B, H, F, S, D/8)
-    projected = sum(column[..., None] * matrix[..., None, :, j] for j, column in enumerate(columns))
-    return torch.cat([projected.flatten(-2), apply_rope(rotated, cos, sin)], dim=-1)
+def sum_of_products(x: Tensor, matrix: Tensor) -> Tensor:
+    """Groups of four channels of x (B, H, F, S, D) by matrices (B, 1, F, S, 4, 4): nothing TF32 shortens."""
+    columns = x.unflatten(-1, (-1, 4)).unbind(-1)  # four of (B, H, F, S, D/4)
+    return sum(column[..., None] * matrix[..., None, :, j] for j, column in enumerate(columns)).flatten(-2)
+
+
+def batched_products(x: Tensor, matrix: Tensor) -> Tensor:
+    """The same as one small matrix product a token, which a CPU does many times faster."""
+    lanes, heads, frames, tokens, width = x.shape
+    groups = rearrange(x, "b h f s (g j) -> (b f s) (h g) j", j=4)
+    out = groups @ matrix.reshape(-1, 4, 4).mT
+    return out.view(lanes, frames, tokens, heads, width).permute(0, 3, 1, 2, 4)

@@ -5,7 +5,8 @@ import random
 import pytest
 import torch
 
-from sana_wm.models import sana_context
+from sana_wm.models import sana_context, transformer
+from sana_wm.models.sana_block import linear_of_linear
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.nn.ucpe import rays_of
 from tests.models.sana_reference import inputs, reference, reference_module, run_reference
@@ -188,3 +189,28 @@ def test_geometry_stays_in_float32_in_a_bfloat16_network(tmp_path, monkeypatch):
         out = velocity(ours, inputs(ours.config, 1, 3, dtype=torch.float32, reach=100.0))
         assert out.dtype == dtype and out.isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(*rays, strict=True))
+
+
+def test_nothing_complex_is_stored_so_that_casting_loses_no_imaginary_part(tmp_path):
+    """Trap 22: rotations are made anew in every pass, in float32 at least."""
+    _, ours = pair(tmp_path, torch.float32)
+    assert not [name for name, t in (*ours.named_buffers(), *ours.named_parameters()) if t.is_complex()]
+    rope = []
+    context_of_pass = transformer.context_of_pass
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transformer, "context_of_pass", lambda *args: rope.append(context_of_pass(*args)) or rope[-1])
+            ours = ours.to(dtype)
+            velocity(ours, inputs(ours.config, 1, 3, dtype=torch.float32))
+    assert torch.equal(rope[0].rope, rope[1].rope) and rope[0].rope.dtype == torch.complex64
+
+
+@pytest.mark.parametrize("rows", [2, 200])
+def test_two_linear_maps_in_a_row_are_the_product_of_their_weights(rows):
+    first, second = torch.nn.Linear(7, 5).double(), torch.nn.Linear(5, 5).double()
+    x, weights = torch.randn(rows, 7, dtype=torch.float64), [*first.parameters(), *second.parameters()]
+    results = []
+    for out in (linear_of_linear(x, first, second), second(first(x))):
+        results.append((out, *torch.autograd.grad(out.square().sum(), weights)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)

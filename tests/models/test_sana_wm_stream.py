@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from sana_wm.models.presets import preset
+from sana_wm.models.sana_context import context_of_pass
 from sana_wm.models.transformer import CleanPast, SanaConfig, SanaTransformer
 from sana_wm.nn import delta_rule
-from sana_wm.nn.layout import chunks_of
+from sana_wm.nn.layout import chunks_of, frame_layout
 from sana_wm.nn.state import StreamState
 from tests.models.sana_reference import inputs, poses, reference, run_reference
 
@@ -231,6 +232,24 @@ def test_positions_go_on_beyond_the_published_tables():
         assert state.frame.tolist() == [age + 4] * B
         outputs.append(net(**part(given, 4, 5), state=state).velocity)
     torch.testing.assert_close(*outputs, atol=1e-9, rtol=1e-9)
+
+
+def test_angles_at_frame_5000_are_those_of_the_reference_with_a_longer_table():
+    """Absolute positions go on as a longer table would: the published ones end at 1024 latent frames (trap 24)."""
+    embeddings = pytest.importorskip("diffusers.models.embeddings")
+    net, frames = network(width=112, heads=1), 3
+    ages, (height, width) = torch.tensor([4999, 0, 1023]), net.config.token_grid
+    context = context_of_pass(net.config, frame_layout((frames,)), ages, None, None, False, False, torch.float64)
+    axes = torch.arange(5002), torch.arange(height), torch.arange(width)
+    tables = [
+        embeddings.get_1d_rotary_pos_embed(dim, places, 1e4, use_real=False, freqs_dtype=torch.float64)
+        for dim, places in zip((40, 36, 36), axes, strict=True)
+    ]
+    for lane, age in enumerate(ages.tolist()):
+        t = tables[0][age : age + frames, None, None].expand(-1, height, width, -1)
+        h, w = (x.expand(frames, height, width, -1) for x in (tables[1][None, :, None], tables[2][None, None]))
+        expected = torch.cat([t, h, w], dim=-1).flatten(1, 2)
+        torch.testing.assert_close(context.rope[lane, 0], expected.to(torch.complex128), atol=1e-9, rtol=1e-9)
 
 
 def test_moving_the_world_changes_nothing_that_softmax_cameras_see():

@@ -33,6 +33,27 @@ def test_neighbours_lie_on_the_path_in_the_tail_or_nowhere():
     assert layout.neighbour(1, tail, cpu).tolist() == [zero, zero, zero]
 
 
+@pytest.mark.parametrize("layout", [
+    frame_layout((5,)), frame_layout((2, 3, 1)), frame_layout((1, 1, 1), ((2, 1), (1, 3))), frame_layout((), ((3, 0),)),
+    frame_layout((1,)),
+])  # fmt: skip
+@pytest.mark.parametrize("distance", [-3, -1, 1, 2])
+@pytest.mark.parametrize("tail", [1, 3])
+def test_runs_are_the_neighbours_as_slices(layout, distance, tail):
+    frames = len(layout.offset)
+    index = [tail + frames] * frames
+    for start, stop, source in layout.runs(distance, tail):
+        assert source >= tail or source + stop - start <= tail
+        index[start:stop] = range(source, source + stop - start)
+    assert index == layout.neighbour(distance, tail, torch.device("cpu")).tolist()
+
+
+def test_one_chunk_is_where_all_see_each_other():
+    layouts = [frame_layout(chunks) for chunks in ((1,), (4,), (3, 1), (1, 1))]
+    assert [layout.one_chunk for layout in layouts] == [True, True, False, False]
+    assert not frame_layout((2,), ((2, 0),)).one_chunk
+
+
 @pytest.mark.parametrize(
     ("frames", "size", "plus_one", "expected"),
     [

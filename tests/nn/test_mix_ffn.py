@@ -36,4 +36,25 @@ def test_inputs_too_large_for_one_convolution_are_split(monkeypatch):
         u, ffn.depthwise.weight, ffn.depthwise.bias, padding=1, groups=24))  # fmt: skip
     parts, after_parts = ffn(x, (3, 5), state, layout)
     assert sizes == [4, 4, 2]
+    monkeypatch.setattr(mix_ffn, "CONV_ELEMENTS", 24 * 15)  # one frame of one lane
+    assert torch.allclose(whole, ffn(x, (3, 5), state, layout)[0], atol=1e-12)
+    assert sizes[3:] == [1] * 10
     assert torch.allclose(whole, parts, atol=1e-12) and torch.allclose(after["ffn_tail"], after_parts["ffn_tail"])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_whole_clip_is_a_chunk_after_nothing(frames):
+    torch.manual_seed(0)
+    ffn = mix_ffn.MixFFN(6, 2.0).double()
+    torch.nn.init.normal_(ffn.temporal)
+    x, state = torch.randn(2, frames, 15, 6).double(), ffn.initial_state(2, 15, "cpu", torch.float64)
+    valid = torch.ones(2, frames, dtype=torch.bool)
+    valid[1, -1] = frames == 1
+    grads = []
+    for fresh in (False, True):
+        leaf = x.clone().requires_grad_()
+        out, new = ffn(leaf, (3, 5), state, frame_layout((frames,)), valid, fresh)
+        (gradient,) = torch.autograd.grad(out.square().sum(), leaf)
+        grads.append((out, new["ffn_tail"], gradient))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)

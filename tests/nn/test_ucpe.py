@@ -5,7 +5,7 @@ import torch
 
 from sana_wm.nn.camera import split_camera_vectors
 from sana_wm.nn.embeddings import rope_angles
-from sana_wm.nn.ucpe import clamp_rms, inflation, rays_of
+from sana_wm.nn.ucpe import batched_products, clamp_rms, inflation, rays_of, sum_of_products
 from tests.models.sana_reference import poses
 
 B, F, GRID, H, D = 2, 3, (2, 3), 2, 16
@@ -20,7 +20,7 @@ def cameras(seed=0, reach=1.0):
 
 def rope(first=0, head_dim=D):
     angles = rope_angles(torch.arange(first, first + F).expand(B, F), *GRID, head_dim)[:, None]
-    return angles.cos(), angles.sin()
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def heads(*shape):
@@ -53,10 +53,9 @@ def test_a_token_gets_its_own_value_back():
 
 def test_the_rotary_half_takes_the_highest_frequencies_of_each_axis():
     """Head width 112: 10 + 9 + 9 of 20 + 18 + 18 pairs (spec 4.3)."""
-    cos, sin = rope(head_dim=112)
-    rays = rays_of(cameras(), GRID, 1, (cos, sin), 112)
+    whole = rope(head_dim=112)
     kept = [*range(10), *range(20, 29), *range(38, 47)]
-    assert torch.equal(rays.cos, cos[..., kept]) and torch.equal(rays.sin, sin[..., kept])
+    assert torch.equal(rays_of(cameras(), GRID, 1, whole, 112).turn, whole[..., kept])
 
 
 def test_tokens_of_patches_look_through_scaled_lenses():
@@ -75,3 +74,10 @@ def test_the_clamp_only_shrinks_and_its_epsilon_is_felt_by_scaled_keys():
     grown = inflation(clamp_rms(5 * scaled, scaled), scaled)
     assert grown.mean().item() == pytest.approx(1.19, abs=0.01)  # spec 4.3
     assert torch.equal(inflation(0.5 * k, k), torch.ones(B, H, F, 1, dtype=torch.float64))
+
+
+def test_both_ways_to_multiply_groups_of_four_are_the_matrices():
+    x, rays = heads()[..., : D // 2], rays_of(cameras(reach=3.0), GRID, 1, rope(), D)
+    expected = torch.einsum("bxfsij,bhfsgj->bhfsgi", rays.to_ray, x.unflatten(-1, (-1, 4))).flatten(-2)
+    for multiply in (sum_of_products, batched_products):
+        torch.testing.assert_close(multiply(x, rays.to_ray), expected, atol=1e-12, rtol=1e-12)
