@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,43 +12,52 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
+from sana_wm.envs.actions import ActionReader
 from sana_wm.envs.env_state import EnvState
-from sana_wm.envs.start_options import StartOptions, default_options, raw_frames
+from sana_wm.envs.observations import check_kind, observation_space, observe
+from sana_wm.envs.rewards import Reward, RewardFunction, numbers
+from sana_wm.envs.start_options import StartOptions, default_options, raw_frames, repeat_options
 
 if TYPE_CHECKING:
     from sana_wm.world import Prediction, VideoWorld, WorldModel
 
-ACTION_UNITS = ("dataset", "normalized")
 RENDER_PIXELS = 256  # the shorter side of a rendered frame is at least this
 
 
 @dataclass(frozen=True)
 class Transition:
-    """One step of the stepped lanes (in lane order): float64, bool, bool, and one info each."""
+    """Steps of the stepped lanes (in lane order), up to the first end of each.
+
+    Attributes:
+        rewards: float64 (K,), summed over the steps. terminated, truncated: bool (K,), of the last one.
+        infos: of the last one. steps: int (K,), how many there were.
+    """
 
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
     infos: list[dict[str, Any]]
+    steps: np.ndarray
 
 
 class Lanes:
-    """The worlds of an environment, their current frames, and the rules by which an episode ends.
+    """The worlds of an environment, what they show, and the rules by which an episode ends.
 
     Args:
         world: a `WorldModel` or `VideoWorld`, or the name, folder or hub repository of one.
         num_lanes: B, how many worlds run side by side.
         max_episode_steps: truncate after this many steps; None takes the world's own limit, -1 sets none.
-        action_units: "dataset" (the units of the data the world was fitted to) or "normalized" ([-1, 1] per column,
-            mapped linearly onto the dataset range).
+        action_units, action_set: see `ActionReader`.
         threshold: probability above which the termination and success heads count as true.
         device, actions: where to load the world, and what moves its camera ("delta", "keys" or a key mapping, for a
             SANA-WM release); only with a name, folder or repository.
+        obs: what observations are, see `observation_space`.
+        reward_fn, goal: see `Reward`.
+        state_bytes: whether infos tell the size of a lane's state.
         defaults: image, prompt, intrinsics and fov where `reset` is not told them; only for video worlds.
 
     Attributes:
         state: `EnvState` of all lanes, None before the first reset.
-        frames: uint8 (B, H, W, 3), the current frame of each lane: the last one that its last step made.
         defaults: the given ones, checked, one value per lane each.
     """
 
@@ -61,45 +70,44 @@ class Lanes:
         threshold: float = 0.5,
         device: Any = None,
         actions: str | None = None,
+        *,
+        obs: str = "pixels",
+        action_set: Any = None,
+        reward_fn: RewardFunction | None = None,
+        goal: Any = None,
+        state_bytes: bool = False,
         **defaults: Any,
     ):
         if num_lanes < 1:
             raise ValueError(f"got {num_lanes} lanes, expected at least 1")
-        if action_units not in ACTION_UNITS:
-            raise ValueError(f"got action_units={action_units!r}, expected one of {ACTION_UNITS}")
         if max_episode_steps is not None and max_episode_steps != -1 and max_episode_steps < 1:
             raise ValueError(f"got max_episode_steps={max_episode_steps}, expected 1 or more, -1 for no limit, or None")
         if not 0 < threshold < 1:
             raise ValueError(f"got threshold={threshold}, expected a probability strictly between 0 and 1")
+        check_kind(obs)
         self.world = load_world(world, device, actions)
-        space = self.world.codec.action_space
-        if action_units == "normalized" and not isinstance(space, spaces.Box):
-            raise ValueError(
-                f'got action_units="normalized" for a world whose actions are {space}: a key is held or it is not; '
-                f'leave action_units out, or take actions that have a range (actions="delta" for a SANA-WM release)'
-            )
-        self.num_lanes = num_lanes
-        self.action_units = action_units
-        self.threshold = threshold
+        self.num_lanes, self.obs = num_lanes, obs
+        self.actions = ActionReader(self.world.codec, action_units, action_set)
+        self.reward = Reward(self.world, num_lanes, reward_fn, goal)
+        self.threshold, self.state_bytes = threshold, state_bytes
         limit = self.world.config.max_episode_steps if max_episode_steps is None else max_episode_steps
         self.max_episode_steps = None if limit == -1 else limit
         self.defaults = default_options(self.world, num_lanes, **defaults)
         knows_where = len(self.world.starts) or "image" in self.defaults
         self._default_start = StartOptions.parse({}, self.world, num_lanes, self.defaults) if knows_where else None
         self.state: EnvState | None = None
-        self.frames = np.zeros((num_lanes, *self.observation_space.shape), np.uint8)
+        self._frames: np.ndarray | None = None  # of the state; None: not decoded yet
+        self._proprio: np.ndarray | None = None
 
     @property
-    def observation_space(self) -> spaces.Box:
-        """Of one lane: uint8 (H, W, 3)."""
-        return spaces.Box(0, 255, (*self.world.config.resolution, 3), np.uint8)
+    def observation_space(self) -> spaces.Space:
+        """Of one lane."""
+        return observation_space(self.obs, self.world)
 
     @property
     def action_space(self) -> spaces.Space:
-        """Of one lane: a Box of float32 in `action_units`, or the keys of a camera."""
-        if self.action_units == "normalized":
-            return spaces.Box(-1.0, 1.0, self.world.codec.action_space.shape, np.float32)
-        return deepcopy(self.world.codec.action_space)  # each environment samples from its own generator
+        """Of one lane: a Box of float32, the keys of a camera, or a choice out of the action set."""
+        return self.actions.space
 
     @property
     def can_begin_unasked(self) -> bool:
@@ -107,13 +115,32 @@ class Lanes:
         return self._default_start is not None
 
     @property
-    def steps_per_second(self) -> float:
+    def steps_per_second(self) -> int | float:
         """How many steps a second of the world's own time takes; each step gives one observation."""
-        return self.world.config.fps / raw_frames(self.world)
+        rate = self.world.config.fps / raw_frames(self.world)
+        return int(rate) if float(rate).is_integer() else rate  # `gymnasium.utils.play` insists on an int
+
+    @property
+    def frames(self) -> np.ndarray:
+        """uint8 (B, H, W, 3), the current frame of each lane: the last one that its last step made."""
+        if self._frames is None:
+            self._frames = np.asarray(self.world.frames(self.state.world))[:, -1]
+        return self._frames
+
+    @property
+    def proprio(self) -> np.ndarray:
+        """float32 (B, P), dataset units; only of worlds that read it."""
+        if self._proprio is None:
+            self._proprio = _rows(self.world.read(self.state.world.latent).proprio)
+        return self._proprio
+
+    def observe(self) -> Any:
+        """What all lanes see now, the lane axis first; arrays of the caller's own."""
+        return observe(self.obs, self)
 
     def start_options(self, options: Mapping[str, Any] | None = None) -> StartOptions:
         """The options of a `reset` over the defaults. Raises as `StartOptions.parse` does."""
-        if self._default_start is not None and (options is None or options == {}):
+        if self._default_start is not None and (options is None or (isinstance(options, Mapping) and not options)):
             return self._default_start
         return StartOptions.parse(options, self.world, self.num_lanes, self.defaults)
 
@@ -134,70 +161,65 @@ class Lanes:
         starts = np.array([start for start, _ in draws])
         seeds = np.array([seed for _, seed in draws], np.int64)
         try:
-            state = options.begin(self.world, chosen, starts, seeds)
+            state = EnvState.at_start(options.begin(self.world, chosen, starts, seeds))
+            prediction = self.world.read(state.world.latent)
+            made = self._put(lanes, state, prediction)
         except Exception:
             for i, generator_state in zip(chosen, before, strict=True):
                 rngs[i].bit_generator.state = generator_state
             raise
-        made = self.put(lanes, EnvState.at_start(state))
-        return self._infos(state.frame, self.world.read(state.latent), made)
+        return self._with_frames(self._infos(state, prediction), made)
 
-    def check_actions(self, actions: Any, lanes: np.ndarray) -> np.ndarray:
-        """The actions of the masked lanes in dataset units, float32 (K, *action shape).
+    def check_actions(self, actions: Any, lead: tuple[int, ...], lanes: np.ndarray) -> np.ndarray:
+        """The actions (*lead, *shape) of the masked lanes in dataset units, float32 (K, ..., *action shape).
 
         Raises:
             ResetNeeded: there is nothing to step yet.
-            ValueError: wrong shape, not a number, or out of bounds.
+            ValueError: see `ActionReader.read`.
         """
         if self.state is None:
             raise ResetNeeded("step() was called before reset(); call reset() or set_state() first")
-        columns, space = self.world.codec.names, self.world.codec.action_space
-        try:
-            actions = np.asarray(actions, np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"got an action that is no array of numbers ({error}), expected {columns}") from error
-        if actions.shape != (self.num_lanes, *space.shape):
-            got = actions.shape[1:] if self.num_lanes == 1 else actions.shape
-            expected = space.shape if self.num_lanes == 1 else (self.num_lanes, *space.shape)
-            raise ValueError(f"got an action of shape {got}, expected {expected}: {', '.join(columns)}")
-        actions = actions[lanes]
-        if self.action_units == "normalized":
-            outside = ~(np.abs(actions) <= 1)  # also true for NaN
-            if outside.any():
-                column = columns[np.argwhere(outside)[0][-1]]
-                raise ValueError(f"got {column}={actions[outside][0]}, expected a normalized action in [-1, 1]")
-            low, high = space.low, space.high
-            actions = np.clip(low + (actions + 1) / 2 * (high - low), low, high).astype(np.float32)
-        self.world.codec.check(actions)
-        return actions
+        return self.actions.read(actions, lead, lanes)
 
     def step(self, actions: np.ndarray, lanes: np.ndarray) -> Transition:
-        """Steps the lanes of the mask `lanes` (B,) with checked actions (K, *action shape) in one forward pass."""
-        before = self.state if lanes.all() else self.state.select(np.flatnonzero(lanes))
-        world, prediction = self.world.step(before.world, actions)
-        elapsed = before.elapsed + 1
-        terminated = self._terminated(prediction)
-        truncated = np.zeros_like(terminated) if self.max_episode_steps is None else elapsed >= self.max_episode_steps
-        rewards = _numbers(prediction.reward) if self.world.config.has_reward else np.zeros(len(elapsed))
-        made = self.put(lanes, EnvState(world, elapsed, terminated | truncated))
-        return Transition(rewards, terminated, truncated, self._infos(world.frame, prediction, made))
+        """Steps the lanes of the mask `lanes` (B,) with checked actions (K, H, *action shape), each to its first end.
 
-    def put(self, lanes: np.ndarray, state: EnvState) -> np.ndarray:
-        """Replaces the state of the lanes of the mask `lanes` (B,) and decodes their frames.
-
-        Returns:
-            All raw frames that the last step of these K lanes made, uint8 (K, n, H, W, 3).
+        All lanes that still run share a forward pass, and frames are decoded once, after the last step. What it raises
+        (a reward function's complaint) leaves the lanes where they were.
         """
-        made = np.asarray(self.world.frames(state.world))
-        frames = made[:, -1]
-        if lanes.all():
-            self.state, self.frames = state, frames
-        else:
-            order = np.arange(self.num_lanes)
-            order[lanes] = self.num_lanes + np.arange(state.num_lanes)
-            self.state = EnvState.cat([self.state, state]).select(order)
-            self.frames = np.concatenate([self.frames, frames])[order]
-        return made
+        chosen = np.flatnonzero(lanes)
+        state = self.state if lanes.all() else self.state.select(chosen)
+        count, horizon = actions.shape[:2]
+        rewards, steps = np.zeros(count), np.zeros(count, np.int64)
+        terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
+        infos: list[dict[str, Any]] = [{}] * count
+        proprio: np.ndarray | None = None
+        live = np.arange(count)
+        for k in range(horizon):
+            before = state if len(live) == count else state.select(live)
+            world, prediction = self.world.step(before.world, actions[live, k])
+            rewards[live] += self.reward(prediction, chosen[live])
+            steps[live] += 1
+            elapsed = before.elapsed + 1
+            terminated[live] = self._terminated(prediction)
+            if self.max_episode_steps is not None:
+                truncated[live] = elapsed >= self.max_episode_steps
+            ended = terminated[live] | truncated[live]
+            after = EnvState(world, elapsed, ended)
+            if k == horizon - 1 or ended.any():
+                made = self._infos(after, prediction, self._signals(before, prediction, actions[live, k]))
+                for lane, info in zip(live, made, strict=True):
+                    infos[lane] = info
+            if prediction.proprio is not None:
+                rows = _rows(prediction.proprio)
+                proprio = rows if proprio is None else proprio
+                proprio[live] = rows
+            state = state.replace(live, after)
+            live = live[~ended]
+            if not len(live):
+                break
+        made = self._put(lanes, state, proprio=proprio)
+        return Transition(rewards, terminated, truncated, self._with_frames(infos, made), steps)
 
     def set_state(self, state: Any) -> None:
         """Puts all lanes into `state` (see `EnvState.of`).
@@ -211,8 +233,8 @@ class Lanes:
                 f"got a state of {state.num_lanes} lanes, this environment has {self.num_lanes}; "
                 f"cut it with state.select(lanes)"
             )
-        self.world.adopt(state.world)
-        self.put(np.ones(self.num_lanes, bool), state)
+        world = self.world.adopt(state.world)
+        self._put(np.ones(self.num_lanes, bool), EnvState(world, state.elapsed, state.ended))
 
     def get_state(self) -> EnvState:
         """The state of all lanes.
@@ -224,6 +246,21 @@ class Lanes:
             raise ResetNeeded("there is no state before the first reset(); call reset() first")
         return self.state
 
+    def repeat(self, n: int) -> Lanes:
+        """Other lanes that stand where these stand, each `n` times side by side. Nothing is computed, only copied."""
+        state = self.get_state()
+        other = copy.copy(self)
+        if n == 1:  # states, frames and options are never written to
+            return other
+        other.num_lanes = self.num_lanes * n
+        other.state = state.repeat(n)
+        other.reward = self.reward.repeat(n)
+        other.defaults = repeat_options(self.defaults, n)
+        other._default_start = None if self._default_start is None else self._default_start.repeat(n)
+        other._frames = None if self._frames is None else self._frames.repeat(n, axis=0)
+        other._proprio = None if self._proprio is None else self._proprio.repeat(n, axis=0)
+        return other
+
     def render(self) -> tuple[np.ndarray, ...]:
         """The current frames, each pixel enlarged to a square so that the shorter side has >= 256 pixels."""
         if self.state is None:
@@ -231,33 +268,81 @@ class Lanes:
         scale = -(-RENDER_PIXELS // min(self.frames.shape[1:3]))
         return tuple(self.frames.repeat(scale, axis=1).repeat(scale, axis=2))
 
+    def _put(
+        self,
+        lanes: np.ndarray,
+        state: EnvState,
+        prediction: Prediction | None = None,
+        proprio: np.ndarray | None = None,
+    ) -> np.ndarray | None:
+        """Replaces the state of the lanes of the mask `lanes` (B,) and, where observations show them, their frames.
+
+        Args:
+            prediction, proprio (K, P): whatever is known of these lanes, so that it need not be computed again.
+        Returns:
+            All raw frames that the last step of these K lanes made, uint8 (K, n, H, W, 3), if they were decoded.
+        """
+        made = None if self.obs == "latents" else np.asarray(self.world.frames(state.world))
+        frames = None if made is None else made[:, -1]
+        if prediction is not None and prediction.proprio is not None:
+            proprio = _rows(prediction.proprio)
+        if lanes.all():
+            self.state, self._frames, self._proprio = state, frames, proprio
+            return made
+        index = np.flatnonzero(lanes)
+        merged = self.state.replace(index, state)
+        frames, proprio = _replaced(self._frames, index, frames), _replaced(self._proprio, index, proprio)
+        self.state, self._frames, self._proprio = merged, frames, proprio
+        return made
+
     def _terminated(self, prediction: Prediction) -> np.ndarray:
         """Whether the episode ends here: as the data's own flag says, or at success where the data has no flag."""
         config = self.world.config
         if config.has_terminated:
-            return _numbers(prediction.terminated) > self.threshold
+            return numbers(prediction.terminated) > self.threshold
         if config.has_success:
-            return _numbers(prediction.success) > self.threshold
+            return numbers(prediction.success) > self.threshold
         return np.zeros(len(prediction.latents), bool)
 
-    def _infos(self, frame, prediction: Prediction, made: np.ndarray) -> list[dict[str, Any]]:
-        """One info per lane of a prediction and the raw frames made (K, n, H, W, 3); the keys depend on the world."""
-        infos: list[dict[str, Any]] = [{"frame": int(index)} for index in frame]
-        if made.shape[1] > 1:
+    def _signals(self, before: EnvState, prediction: Prediction, actions: np.ndarray) -> dict[str, np.ndarray]:
+        """What a world that can tell says of how far a step (K lanes) is to be trusted: name -> (K,).
+
+        Such a world has `signals(state, prediction, actions)`: the state before the step, the actions in dataset units.
+        """
+        if not hasattr(self.world, "signals"):
+            return {}
+        found = self.world.signals(before.world, prediction, actions)
+        return {
+            name: np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+            for name, value in found.items()
+        }
+
+    def _infos(
+        self, state: EnvState, prediction: Prediction, signals: Mapping[str, np.ndarray] | None = None
+    ) -> list[dict[str, Any]]:
+        """One info per lane of a state and the prediction that led to it; the keys depend on the world."""
+        columns: dict[str, Any] = {"frame": state.world.frame.tolist()}
+        if self.state_bytes:
+            columns["state_bytes"] = [state.nbytes // state.num_lanes] * state.num_lanes
+        if self.world.config.has_success:
+            probability = numbers(prediction.success)
+            columns["is_success"] = (probability > self.threshold).tolist()
+            columns["success_probability"] = probability.tolist()
+        if self.world.config.has_terminated:
+            columns["terminated_probability"] = numbers(prediction.terminated).tolist()
+        if prediction.proprio is not None:
+            columns["proprio"] = [row.copy() for row in _rows(prediction.proprio)]  # infos share nothing
+        if prediction.uncertainty is not None:
+            columns["uncertainty"] = numbers(prediction.uncertainty).tolist()
+        for name, values in (signals or {}).items():
+            columns[name] = values.tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _with_frames(self, infos: list[dict[str, Any]], made: np.ndarray | None) -> list[dict[str, Any]]:
+        """Infos with the raw frames (K, n, H, W, 3) of worlds that make several in a step."""
+        if made is not None and made.shape[1] > 1:
             for info, frames in zip(infos, made, strict=True):
                 info["frames"] = frames.copy()  # the state may own these
-        if self.world.config.has_success:
-            for info, probability in zip(infos, _numbers(prediction.success), strict=True):
-                info |= {"is_success": bool(probability > self.threshold), "success_probability": float(probability)}
-        if self.world.config.has_terminated:
-            for info, probability in zip(infos, _numbers(prediction.terminated), strict=True):
-                info["terminated_probability"] = float(probability)
-        if prediction.proprio is not None:
-            for info, row in zip(infos, prediction.proprio.detach().cpu().numpy(), strict=True):
-                info["proprio"] = row.astype(np.float32)  # a copy: infos share nothing
-        if prediction.uncertainty is not None:
-            for info, value in zip(infos, _numbers(prediction.uncertainty), strict=True):
-                info["uncertainty"] = float(value)
         return infos
 
 
@@ -281,12 +366,15 @@ def load_world(
     return world
 
 
-def check_render_mode(mode: str | None, modes: Sequence[str]) -> None:
-    """Raises ValueError for a render mode that the environments do not have."""
-    if mode is not None and mode not in modes:
-        raise ValueError(f"got render_mode={mode!r}, expected None or one of {list(modes)}")
+def _rows(proprio: Any) -> np.ndarray:
+    """A tensor (K, P) as a float32 array of its own."""
+    return proprio.detach().cpu().float().numpy().copy()
 
 
-def _numbers(tensor) -> np.ndarray:
-    """A tensor (B,) as float64, the precision in which Gymnasium keeps rewards."""
-    return tensor.detach().cpu().numpy().astype(np.float64)
+def _replaced(values: np.ndarray | None, index: np.ndarray, rows: np.ndarray | None) -> np.ndarray | None:
+    """Values (B, ...) with these rows; None where either is unknown."""
+    if values is None or rows is None:
+        return None
+    values = values.copy()
+    values[index] = rows
+    return values

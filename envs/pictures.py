@@ -40,7 +40,13 @@ def lane_cameras(intrinsics: Any, fov: Any, sizes: Sequence[tuple[int, int]]) ->
     if intrinsics is not None:
         from sana_wm.world.camera_image import as_intrinsics  # loads torch
 
-        shape = np.shape(intrinsics)
+        try:
+            intrinsics = np.asarray(intrinsics, np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:  # a tensor that cannot be an array, say
+            raise TypeError(
+                f"got intrinsics that are no array of numbers ({error}), expected fx, fy, cx, cy"
+            ) from error
+        shape = intrinsics.shape
         if num_lanes > 1 and shape not in ((4,), (3, 3)) and shape[:1] != (num_lanes,):
             raise ValueError(
                 f"got intrinsics of shape {shape}, expected (4,) or (3, 3) for all lanes, or {num_lanes} of them"
@@ -48,7 +54,10 @@ def lane_cameras(intrinsics: Any, fov: Any, sizes: Sequence[tuple[int, int]]) ->
         return as_intrinsics(intrinsics, num_lanes)
     if fov is None:
         return None
-    angles = np.asarray(fov)
+    try:
+        angles = np.asarray(fov)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"got fov={fov!r:.200} ({error}), expected a number per lane") from error
     if angles.dtype.kind not in "iuf" or angles.shape not in ((), (num_lanes,)):
         raise TypeError(f"got fov={fov!r}, expected a number" + (f" or {num_lanes} of them" * (num_lanes > 1)))
     if not ((angles > 1) & (angles < 179)).all():
@@ -85,7 +94,7 @@ def _picture(image: Any) -> Image.Image:
         try:
             with Image.open(image) as opened:
                 return ImageOps.exif_transpose(opened).convert("RGB")
-        except OSError as error:  # no such file, or none that PIL reads
+        except (OSError, ValueError) as error:  # no such file, none that PIL reads, or no name of a file
             raise ValueError(f"got image={os.fspath(image)!r}, which cannot be read as a picture: {error}") from error
     if isinstance(image, Image.Image):
         return ImageOps.exif_transpose(image).convert("RGB")

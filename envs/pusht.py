@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+
 import cv2
 import gymnasium as gym
 import numpy as np
@@ -20,6 +23,7 @@ from sana_wm.envs.pusht_physics import (
     coverage,
     random_state,
 )
+from sana_wm.envs.seeds import check_seed
 
 _WHITE, _WALL, _GOAL, _BLOCK, _AGENT = (
     (255, 255, 255), (211, 211, 211), (144, 238, 144), (119, 136, 153), (65, 105, 225),
@@ -96,10 +100,14 @@ class PushTEnv(gym.Env):
         self._state = np.array([256.0, 400.0, 0.0, 0.0, 256.0, 300.0, 0.0, 0.0, 0.0, 0.0])
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Start from `options["state"]` `(10,)`, or from a random pose of the block and of the agent, apart from it."""
+        """Start from `options["state"]` `(10,)`, or from a random pose of the block and of the agent, apart from it.
+
+        Raises ValueError or TypeError for other options, states and seeds, and then nothing has changed.
+        """
+        seed = check_seed(seed)
+        given = _checked_options(options)
         super().reset(seed=seed)
-        state = (options or {}).get("state")
-        self._state = random_state(self.np_random) if state is None else _checked_state(state)
+        self._state = random_state(self.np_random) if given is None else given
         return self._observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -110,13 +118,33 @@ class PushTEnv(gym.Env):
         return self._observe(), reward, info["is_success"], False, info
 
     def get_state(self) -> np.ndarray:
-        """The exact simulator state, float64 `(10,)`, columns `STATE_NAMES` (px, px/s, rad, rad/s); a copy."""
+        """The exact simulator state, float64 `(10,)`, columns `STATE_NAMES` (px, px/s, rad, rad/s); a copy.
+
+        It can be pickled, has `nbytes`, and its `tobytes()` is taken back by `set_state` and `reset`.
+        """
         return self._state.copy()
 
-    def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Put the simulator into a state `(10,)`; returns its observation. What follows equals the original exactly."""
+    def set_state(self, state: np.ndarray | bytes) -> np.ndarray:
+        """Put the simulator into a state `(10,)` or its bytes; returns its observation.
+
+        What follows equals the original exactly. Raises ValueError for anything else, and then nothing has changed.
+        """
         self._state = _checked_state(state)
         return self._observe()
+
+    def fork(self, n: int) -> list[PushTEnv]:
+        """`n` independent environments that stand where this one stands, each with a copy of `np_random`."""
+        if n < 1:
+            raise ValueError(f"got n={n} forks, expected at least 1")
+        return [self._fork() for _ in range(n)]
+
+    def _fork(self) -> PushTEnv:
+        env = copy.copy(self)  # states are replaced, never written to
+        env._physics, env._draw = PushTPhysics(), Renderer()
+        env._np_random = copy.deepcopy(self._np_random)
+        env.action_space = copy.deepcopy(self.action_space)
+        env.observation_space = copy.deepcopy(self.observation_space)
+        return env
 
     def simulate(self, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """States `(H, 10)` after each action `(H, 2)` from `state` `(10,)`; the env itself stays where it is."""
@@ -149,18 +177,40 @@ class PushTEnv(gym.Env):
         }
 
 
-def _checked_state(state: np.ndarray) -> np.ndarray:
-    state = np.array(state, dtype=np.float64)
-    if state.shape != (STATE_SIZE,) or not np.isfinite(state).all():
+def _checked_options(options: dict | None) -> np.ndarray | None:
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options: got {type(options).__name__}, expected a dict with the key 'state'")
+    if unknown := sorted(str(key) for key in options or {} if key != "state"):
+        raise ValueError(f"options: got the unknown keys {unknown}, expected 'state'")
+    state = (options or {}).get("state")
+    return None if state is None else _checked_state(state)
+
+
+def _checked_state(state: np.ndarray | bytes) -> np.ndarray:
+    try:
+        state = np.frombuffer(state) if isinstance(state, bytes | bytearray) else state
+        values = np.array(state, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"state: got shape {state.shape}, finite: {bool(np.isfinite(state).all())}; expected {STATE_SIZE} finite "
+            f"state: got {type(state).__name__} ({error}); expected {STATE_SIZE} finite numbers {STATE_NAMES}, as "
+            f"get_state() returns"
+        ) from error
+    if values.shape != (STATE_SIZE,) or not np.isfinite(values).all():
+        raise ValueError(
+            f"state: got shape {values.shape}, finite: {bool(np.isfinite(values).all())}; expected {STATE_SIZE} finite "
             f"numbers {STATE_NAMES}, as get_state() returns"
         )
-    return state
+    return values
 
 
 def _checked_actions(actions: np.ndarray, ndim: int) -> np.ndarray:
-    actions = np.asarray(actions, dtype=np.float64)
+    try:
+        actions = np.asarray(actions)
+        if actions.dtype.kind not in "biuf":
+            raise TypeError(f"numbers of type {actions.dtype}")
+        actions = actions.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"action: got {error}, expected target x, y of the agent in px") from error
     expected = "(2,)" if ndim == 1 else "(H, 2)"
     if actions.ndim != ndim or actions.shape[-1] != 2:
         raise ValueError(f"action: got shape {actions.shape}, expected {expected}: target x, y of the agent in px")

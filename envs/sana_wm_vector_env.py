@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -15,9 +15,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from sana_wm.envs.env_state import EnvState
-from sana_wm.envs.lanes import Lanes, check_render_mode
+from sana_wm.envs.lanes import Lanes
+from sana_wm.envs.observations import of_lane
+from sana_wm.envs.seeds import lane_seeds
+from sana_wm.envs.window import RENDER_MODES, Window, check_render_mode, tiled
 
 if TYPE_CHECKING:
+    from sana_wm.envs.rewards import RewardFunction
     from sana_wm.envs.start_options import StartOptions
     from sana_wm.world import VideoWorld, WorldModel, WorldState
 
@@ -34,10 +38,12 @@ class SanaWMVectorEnv(VectorEnv):
         num_envs: B.
         autoreset_mode: an `AutoresetMode`, its name or its value ("next_step", "same_step", "disabled").
         world, render_mode, max_episode_steps, action_units, threshold, device, actions: as in `SanaWMEnv`.
-        image, prompt, intrinsics, fov: as in `SanaWMEnv`, for all lanes, or a list (array) of one for each.
+        image, prompt, intrinsics, fov, goal: as in `SanaWMEnv`, for all lanes, or a list (array) of one for each.
+        obs, action_set, reward_fn, state_bytes: as in `SanaWMEnv`. A step may give `reward_fn` fewer lanes than there
+            are: those that begin anew are not among them.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {"render_modes": RENDER_MODES, "render_fps": 10, "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(
         self,
@@ -54,42 +60,41 @@ class SanaWMVectorEnv(VectorEnv):
         prompt: str | Sequence[str] | None = None,
         intrinsics: Any = None,
         fov: float | Sequence[float] | None = None,
+        obs: str = "pixels",
+        action_set: Any = None,
+        reward_fn: RewardFunction | None = None,
+        goal: Any = None,
+        state_bytes: bool = False,
     ):
-        check_render_mode(render_mode, self.metadata["render_modes"])
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self.autoreset_mode = parse_autoreset_mode(autoreset_mode)
-        start = {"image": image, "prompt": prompt, "intrinsics": intrinsics, "fov": fov}
-        self._lanes = Lanes(world, num_envs, max_episode_steps, action_units, threshold, device, actions, **start)
+        self.lanes = Lanes(
+            world, num_envs, max_episode_steps, action_units, threshold, device, actions, obs=obs,
+            action_set=action_set, reward_fn=reward_fn, goal=goal, state_bytes=state_bytes, image=image, prompt=prompt,
+            intrinsics=intrinsics, fov=fov,
+        )  # fmt: skip
         config = self.world.config
-        ends = self._lanes.max_episode_steps is not None or config.has_terminated or config.has_success
-        if self.autoreset_mode is not AutoresetMode.DISABLED and ends and not self._lanes.can_begin_unasked:
+        ends = self.lanes.max_episode_steps is not None or config.has_terminated or config.has_success
+        if self.autoreset_mode is not AutoresetMode.DISABLED and ends and not self.lanes.can_begin_unasked:
             raise ValueError(
                 "finished lanes begin anew by themselves, but this world has no starts of its own: pass image= and "
                 'prompt= to begin in, autoreset_mode="disabled", or max_episode_steps=-1'
             )
-        self._settings = {
-            "render_mode": render_mode,
-            "max_episode_steps": max_episode_steps,
-            "action_units": action_units,
-            "threshold": threshold,
-            "autoreset_mode": self.autoreset_mode,
-        }
         self.num_envs = num_envs
         self.metadata = {
             **self.metadata,
-            "render_fps": self._lanes.steps_per_second,
+            "render_fps": self.lanes.steps_per_second,
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = self._lanes.observation_space
-        self.single_action_space = self._lanes.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._make_spaces()
+        self._window: Window | None = None
         self._generators: list[tuple[np.random.Generator, int]] = [seeding.np_random() for _ in range(num_envs)]
 
     @property
     def world(self) -> WorldModel | VideoWorld:
         """The world that this environment steps."""
-        return self._lanes.world
+        return self.lanes.world
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:
@@ -115,11 +120,13 @@ class SanaWMVectorEnv(VectorEnv):
         Raises:
             ValueError, TypeError: as `SanaWMEnv.reset` does; no lane has changed.
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f"got options of type {type(options).__name__}, expected a dict")
         options = dict(options or {})
         lanes = self._mask(options.pop("reset_mask", None))
-        seeds = self._seeds(seed)
-        start_options = self._lanes.start_options(options)
-        if self._lanes.state is None and not lanes.all():
+        seeds = lane_seeds(seed, self.num_envs)
+        start_options = self.lanes.start_options(options)
+        if self.lanes.state is None and not lanes.all():
             raise ResetNeeded("some lanes were never reset; call reset() without reset_mask first")
         generators = list(self._generators)
         for lane in np.flatnonzero(lanes):
@@ -127,7 +134,8 @@ class SanaWMVectorEnv(VectorEnv):
                 generators[lane] = seeding.np_random(seeds[lane])
         infos = self._reset(lanes, generators, start_options, {})
         self._generators = generators
-        return self._observations(), infos
+        self._show()
+        return self.lanes.observe(), infos
 
     def step(self, actions: np.ndarray):
         """One step of every lane: actions (B, *action shape) in, five values over lanes out, as `SyncVectorEnv` does.
@@ -136,59 +144,120 @@ class SanaWMVectorEnv(VectorEnv):
             ResetNeeded: before the first reset, or (DISABLED) with a finished lane.
             ValueError: actions of the wrong shape, with NaN, or out of bounds; no lane has moved.
         """
-        ended = np.zeros(self.num_envs, bool) if self._lanes.state is None else self._lanes.state.ended
+        return self._step(actions, None)
+
+    def step_chunk(self, actions: np.ndarray):
+        """K steps of every lane in one call: actions (B, K, *action shape), K at least 1.
+
+        Each lane stops at its first end; the others go on without it, in one forward pass a step. Finished lanes begin
+        anew as in `step`, once a call: NEXT_STEP spends the whole next chunk of such a lane on its reset, SAME_STEP
+        resets it after the chunk. Frames are decoded once, after the last step.
+
+        Returns:
+            As `step` does, with rewards summed over the steps that a lane took; `infos["steps"]` counts those.
+
+        Raises:
+            As `step` does; all actions are checked before the first is taken, and no lane has moved.
+        """
+        shape = np.shape(actions) if isinstance(actions, np.ndarray) or hasattr(actions, "shape") else None
+        try:
+            horizon = len(actions[0]) if shape is None else shape[1]
+        except (TypeError, IndexError, KeyError) as error:
+            raise ValueError(
+                f"got a chunk of type {type(actions).__name__}{'' if shape is None else f' and shape {shape}'}, "
+                f"expected actions ({self.num_envs}, K, *action shape)"
+            ) from error
+        if not horizon:
+            raise ValueError("got a chunk without actions, expected at least one for every lane")
+        return self._step(actions, horizon)
+
+    def _step(self, actions: Any, horizon: int | None):
+        """One step (None: actions have no axis of steps), or `horizon` of them."""
+        ended = np.zeros(self.num_envs, bool) if self.lanes.state is None else self.lanes.state.ended
         if self.autoreset_mode is AutoresetMode.DISABLED and ended.any():
             raise ResetNeeded(
                 f"the episodes of lanes {np.flatnonzero(ended).tolist()} are over; reset them with "
                 f'options={{"reset_mask": terminations | truncations}}'
             )
         stepped = ~ended
-        actions = self._lanes.check_actions(actions, stepped)
+        lead = (self.num_envs,) if horizon is None else (self.num_envs, horizon)
+        actions = self.lanes.check_actions(actions, lead, stepped)
+        actions = actions[:, None] if horizon is None else actions
         rewards = np.zeros(self.num_envs)
         terminations, truncations = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         finished = np.zeros(self.num_envs, bool)
         infos: dict[str, Any] = {}
         if stepped.any():
-            transition = self._lanes.step(actions, stepped)
+            transition = self.lanes.step(actions, stepped)
             rewards[stepped] = transition.rewards
             terminations[stepped], truncations[stepped] = transition.terminated, transition.truncated
             finished = terminations | truncations
-            for lane, info in zip(np.flatnonzero(stepped), transition.infos, strict=True):
-                if finished[lane] and self.autoreset_mode is AutoresetMode.SAME_STEP:
-                    info = {"final_obs": self._lanes.frames[lane].copy(), "final_info": info}
+            last = self.lanes.observe() if self.autoreset_mode is AutoresetMode.SAME_STEP and finished.any() else None
+            for k, (lane, info) in enumerate(zip(np.flatnonzero(stepped), transition.infos, strict=True)):
+                if horizon is not None:
+                    info = info | {"steps": int(transition.steps[k])}
+                if last is not None and finished[lane]:
+                    info = {"final_obs": of_lane(last, lane), "final_info": info}
                 infos = self._add_info(infos, info, lane)
         restart = finished if self.autoreset_mode is AutoresetMode.SAME_STEP else ended
         if restart.any():
-            infos = self._reset(restart, self._generators, self._lanes.start_options(), infos)
-        return self._observations(), rewards, terminations, truncations, infos
+            infos = self._reset(restart, self._generators, self.lanes.start_options(), infos)
+        self._show()
+        return self.lanes.observe(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """The current frame of every lane, enlarged; None (with a warning) where no render mode was chosen."""
+        """The current frame of every lane, enlarged; None with "human" (whose window shows all lanes) or no mode."""
+        if self.render_mode == "human":
+            self._show()
+            return None
         if self.render_mode is None:
             gymnasium.logger.warn('render() needs render_mode="rgb_array" when the environment is made')
             return None
-        return self._lanes.render()
+        return self.lanes.render()
 
     def get_state(self) -> EnvState:
         """The state of all lanes as a value; `.select([i])` of it fits a `SanaWMEnv`."""
-        return self._lanes.get_state()
+        return self.lanes.get_state()
 
     def set_state(self, state: EnvState | WorldState | bytes) -> np.ndarray:
         """Puts all lanes into `state`; returns the observations there. Raises as `SanaWMEnv.set_state` does."""
-        self._lanes.set_state(state)
-        return self._observations()
+        self.lanes.set_state(state)
+        self._show()
+        return self.lanes.observe()
 
     def fork(self, n: int) -> SanaWMVectorEnv:
-        """A new environment of B·n lanes: each lane `n` times side by side, each with a copy of its generator."""
+        """A new environment of B·n lanes: each lane `n` times side by side, each with a copy of its generator.
+
+        Nothing is computed: that costs less than a step. A fork has no window, see `SanaWMEnv.fork`.
+        """
         if n < 1:
             raise ValueError(f"got n={n} forks, expected at least 1")
-        state = self.get_state().repeat(n)
-        start = {name: [each for each in values for _ in range(n)] for name, values in self._lanes.defaults.items()}
-        forked = SanaWMVectorEnv(self.num_envs * n, self.world, **self._settings, **start)
-        forked.spec = self.spec
-        forked._generators = [deepcopy(self._generators[lane]) for lane in range(self.num_envs) for _ in range(n)]
-        forked.set_state(state)
+        forked = copy.copy(self)
+        forked.lanes = self.lanes.repeat(n)
+        forked.num_envs = self.num_envs * n
+        forked._make_spaces()
+        forked._generators = [copy.deepcopy(self._generators[lane]) for lane in range(self.num_envs) for _ in range(n)]
+        forked._window = None
+        forked.render_mode = "rgb_array" if self.render_mode == "human" else self.render_mode
         return forked
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+    def _make_spaces(self) -> None:
+        self.single_observation_space = self.lanes.observation_space
+        self.single_action_space = self.lanes.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            picture = tiled(self.lanes.render())
+            if self._window is None:
+                self._window = Window("SanaWM", self.lanes.steps_per_second)
+            self._window.show(picture)
 
     def _reset(
         self,
@@ -198,13 +267,10 @@ class SanaWMVectorEnv(VectorEnv):
         infos: dict[str, Any],
     ) -> dict[str, Any]:
         """Resets the lanes of the mask and adds their infos to `infos`."""
-        begun = self._lanes.reset(lanes, [generator for generator, _ in generators], options)
+        begun = self.lanes.reset(lanes, [generator for generator, _ in generators], options)
         for lane, info in zip(np.flatnonzero(lanes), begun, strict=True):
             infos = self._add_info(infos, info, lane)
         return infos
-
-    def _observations(self) -> np.ndarray:
-        return self._lanes.frames.copy()
 
     def _mask(self, mask: Any) -> np.ndarray:
         if mask is None:
@@ -215,15 +281,6 @@ class SanaWMVectorEnv(VectorEnv):
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(f"got reset_mask={mask}, expected shape ({self.num_envs},) with at least one True")
         return mask
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + lane for lane in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ValueError(f"got {len(seed)} seeds, expected one for each of {self.num_envs} lanes")
-        return [None if lane_seed is None else int(lane_seed) for lane_seed in seed]
 
 
 def parse_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

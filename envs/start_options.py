@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,8 +62,8 @@ class StartOptions:
         settings = _with_defaults(given, defaults or {})
         if not len(world.starts) and "image" not in settings and "frames" not in settings:
             raise ValueError(
-                'this world has no starts of its own; say where to begin: reset(options={"image": picture, "prompt": '
-                "text}), or image=picture and prompt=text when the environment is made"
+                'got nowhere to begin: this world has no starts of its own; pass reset(options={"image": picture, '
+                '"prompt": text}), or image=picture and prompt=text when the environment is made'
             )
         frames = actions = start = None
         size = world.config.resolution
@@ -80,6 +80,11 @@ class StartOptions:
         if "start" in settings:
             start = _start(settings["start"], len(world.starts), num_lanes)
         return cls(start, None, frames, actions, _prompts(settings.get("prompt"), num_lanes), cameras)
+
+    def repeat(self, n: int) -> StartOptions:
+        """The options of lanes that stand `n` times side by side."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return StartOptions(**{name: _repeated(value, n) for name, value in values.items()})
 
     def begin(
         self, world: WorldModel | VideoWorld, lanes: np.ndarray, starts: np.ndarray, seeds: np.ndarray
@@ -126,6 +131,19 @@ def default_options(world: WorldModel | VideoWorld, num_lanes: int, **options: A
     if "fov" in given:
         given["fov"] = np.broadcast_to(given["fov"], num_lanes)
     return given
+
+
+def repeat_options(defaults: Mapping[str, Any], n: int) -> dict[str, Any]:
+    """What :func:`default_options` gave, for lanes that stand `n` times side by side."""
+    return {name: [each for each in values for _ in range(n)] for name, values in defaults.items()}
+
+
+def _repeated(value: Any, n: int) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return tuple(each for each in value for _ in range(n))
+    return value.repeat(n, axis=0) if isinstance(value, np.ndarray) else value.repeat(n)
 
 
 def is_video(world: WorldModel | VideoWorld) -> bool:
@@ -189,7 +207,7 @@ def _prompts(prompt: Any, num_lanes: int) -> tuple[str, ...] | None:
 
 
 def _start(start: Any, num_starts: int, num_lanes: int) -> np.ndarray:
-    index = np.asarray(start)
+    index = _array(start, "start")
     if index.dtype.kind not in "iu" or index.shape not in ((), (num_lanes,)):
         raise TypeError(f"got start={start!r}, expected an integer" + (f" or {num_lanes} of them" * (num_lanes > 1)))
     if (index < 0).any() or (index >= num_starts).any():
@@ -209,7 +227,7 @@ def _state(state: Any, num_lanes: int) -> WorldState:
 
 
 def _frames(frames: Any, world: WorldModel | VideoWorld, num_lanes: int) -> np.ndarray:
-    frames = np.asarray(frames)
+    frames = _array(frames, "frames")
     image, context, stride = (*world.config.resolution, 3), world.config.context, raw_frames(world)
     if frames.dtype != np.uint8:
         raise TypeError(f"got frames of dtype {frames.dtype}, expected uint8 in 0..255")
@@ -240,7 +258,11 @@ def _actions(actions: Any, world: WorldModel | VideoWorld, frames: np.ndarray) -
                 f"got {frames.shape[1]} frames without the actions between them; pass actions of shape {expected}"
             )
         return None
-    actions = np.asarray(actions, np.float32)
+    actions = _array(actions, "actions")
+    if actions.dtype.kind not in "biuf":
+        raise TypeError(f"got actions of dtype {actions.dtype}, expected numbers of shape {expected}")
+    with np.errstate(over="ignore"):  # the codec finds infinity
+        actions = actions.astype(np.float32)
     if actions.ndim == len(expected):
         actions = np.broadcast_to(actions, (num_lanes, *actions.shape))
     if actions.shape != (num_lanes, *expected):
@@ -250,3 +272,10 @@ def _actions(actions: Any, world: WorldModel | VideoWorld, frames: np.ndarray) -
         )
     world.codec.check(actions)
     return actions
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors on another device
+        raise TypeError(f"got {name} that are no array ({error})") from error

@@ -19,6 +19,7 @@ _HOME_OF = {
     "DCAE": "sana_wm.models.dc_ae",
     "LeRobotDataset": "sana_wm.data",
     "Prediction": "sana_wm.world",
+    "export_env": "sana_wm.export",
     "SanaTransformer": "sana_wm.models.transformer",
     "WorldModel": "sana_wm.world",
     "WorldState": "sana_wm.world",

@@ -78,13 +78,16 @@ class FakeWorld:
             has_terminated=has_terminated,
             has_success=has_success,
             proprio_names=["x", "y"],
+            task="chase the dot",
         )
         self.goal_row = goal_row
         self.codec = FakeCodec()
         positions = np.random.default_rng(0).integers(0, 8, (5, 2))
         frames = np.stack([self._draw(torch.tensor(p, dtype=torch.float64))[None] for p in positions])
         self.starts = _Starts(frames, np.zeros((5, 0, 2), np.float32))
+        self.transformer = SimpleNamespace(config=SimpleNamespace(in_channels=2, grid=(1, 1)))
         self.batches = []  # how many lanes each forward pass had
+        self.decoded = []  # how many lanes each call of frames had
 
     def begin(self, frames, actions=None, prompt=None, seeds=None):
         rows, columns = np.nonzero(frames[:, -1, :, :, 0] == 255)[1:]
@@ -123,7 +126,13 @@ class FakeWorld:
     def decode(self, latents):
         return np.stack([self._draw(position) for position in latents[..., 0, 0]])
 
+    def encode(self, frames):
+        rows, columns = np.nonzero(frames.reshape(-1, *frames.shape[2:])[..., 0] == 255)[1:]
+        position = torch.tensor(np.stack([columns, rows], 1), dtype=torch.float64)
+        return position.reshape(*frames.shape[:2], 2, 1, 1)
+
     def frames(self, state):
+        self.decoded.append(state.num_lanes)
         return self.decode(state.latent)[:, None]
 
     def _draw(self, position):

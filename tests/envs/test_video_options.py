@@ -415,7 +415,7 @@ def test_every_lane_has_its_own_image_prompt_and_camera():
     assert_same(given.reset(seed=1, options=options), default.reset(seed=1))
     for lane in range(3):
         frame, intrinsics = crop_picture(images[lane], cameras[lane], size=SIZE)
-        np.testing.assert_array_equal(given._observations()[lane], frame)
+        np.testing.assert_array_equal(given.lanes.observe()[lane], frame)
         np.testing.assert_array_equal(camera(given)[lane], intrinsics[0])
         single = SanaWMEnv(FakeVideoWorld(), image=images[lane], prompt=prompts[lane], intrinsics=cameras[lane])
         single.reset(seed=1 + lane)
