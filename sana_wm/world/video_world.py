@@ -302,14 +302,15 @@ class VideoWorld:
             ValueError: a state of another world: what it remembers has other shapes.
         """
         empty = self.transformer.initial_state(0)
-        shapes = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in state.stream.blocks]
-        expected = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in empty.blocks]
+        shapes = [{k: (tuple(v.shape[1:]), v.dtype) for k, v in block.items()} for block in state.stream.blocks]
+        expected = [{k: (tuple(v.shape[1:]), v.dtype) for k, v in block.items()} for block in empty.blocks]
         frames = state.carried.get("frames")
         fits = frames is not None and tuple(frames.shape[1:]) == (self.vae.stride, *self.config.resolution, 3)
         names = {name for name in state.carried if _tail(name) < 0}
         if shapes != expected or not fits or names != self._carried_names():
             raise ValueError(
-                "this state belongs to another world: its memory has other shapes; begin() makes a fitting one"
+                "this state belongs to another world: its memory has other shapes or another precision; "
+                "begin() makes a fitting one"
             )
         return state.to(self.device) if state.seeds.device != self.device else state
 

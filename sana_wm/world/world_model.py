@@ -259,11 +259,12 @@ class WorldModel:
             ValueError: a state of another world: its memory or its latent has other shapes.
         """
         empty = self.transformer.initial_state(0)
-        shapes = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in state.stream.blocks]
-        expected = [{k: tuple(v.shape[1:]) for k, v in block.items()} for block in empty.blocks]
+        shapes = [{k: (tuple(v.shape[1:]), v.dtype) for k, v in block.items()} for block in state.stream.blocks]
+        expected = [{k: (tuple(v.shape[1:]), v.dtype) for k, v in block.items()} for block in empty.blocks]
         latent = (self.config.transformer.in_channels, *self.config.transformer.grid)
         if shapes != expected or tuple(state.latent.shape[1:]) != latent:
             raise ValueError(
-                "this state belongs to another world: its memory has other shapes; begin() makes a fitting one"
+                "this state belongs to another world: its memory has other shapes or another precision; "
+                "begin() makes a fitting one"
             )
         return state.to(self.device) if state.seeds.device != self.device else state
