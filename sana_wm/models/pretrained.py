@@ -10,7 +10,15 @@ from torch import Tensor
 
 from sana_wm.models.presets import PRESETS, from_diffusers, from_shapes, modes, to_diffusers
 from sana_wm.models.sana_config import SanaConfig
-from sana_wm.models.weights import complain, ours_from_published, published_from_ours, unwrapped
+from sana_wm.models.weights import (
+    complain,
+    is_of_actions,
+    new_action_tensors,
+    ours_from_published,
+    published_from_ours,
+    unwrapped,
+)
+from sana_wm.nn.embeddings import ActionEmbedding
 
 FORMAT = "sana_wm.transformer.1"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -75,21 +83,29 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
             values = from_diffusers(settings)
         else:
             values = PRESETS["sana-wm-bidirectional"] | from_shapes({n: tuple(t.shape) for n, t in tensors.items()})
-    if preset is not None:
-        values = values | modes(preset)
+    if preset is not None:  # what the network takes in is the file's to say, not the preset's
+        values = values | {name: value for name, value in modes(preset).items() if name not in ("action_dim", "source")}
     config = SanaConfig.from_dict(values | changes)
-    # The action embedding has a buffer that files do not hold: such a network is built for real.
-    with torch.device("cpu" if config.action_dim else "meta"):
+    with torch.device("meta"):
         network = build(config)
-    wanted = network.state_dict()
+    added = {}
+    if config.action_dim:
+        # Its buffer is in no file, so the embedding is built for real; what a file holds of it replaces it below.
+        network.action_embedder = ActionEmbedding(config.action_dim, config.width)
+        if not any(is_of_actions(name) for name in tensors):
+            added = new_action_tensors(network.state_dict(), next(iter(tensors.values())).dtype)
+    wanted = {name: tensor for name, tensor in network.state_dict().items() if name not in added}
     if own:
         shapes = [{name: tuple(t.shape) for name, t in some.items()} for some in (wanted, tensors)]
         complain(*shapes, set(tensors) - set(wanted), str(where))
     else:
         tensors = ours_from_published(wanted, tensors, config.patch_size, str(where))
+    tensors = tensors | added
     if dtype is not None:
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     network.load_state_dict(tensors, assign=True)
+    if config.action_dim:
+        network.action_embedder.to(network.dtype)  # its buffer
     return network.eval()
 
 

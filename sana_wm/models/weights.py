@@ -6,6 +6,7 @@ map, in another layout. Both directions are one table.
 
 import re
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -51,6 +52,8 @@ LAYOUTS = {
 RECOMPUTED = re.compile(r"pos_embed|y_embedder\.y_embedding")
 UNREAD = re.compile(r"raymap_embedder\..*|blocks\.\d+\.attn\.recall_gate|blocks\.\d+\.attn\.(beta_proj|gate_proj)\..*|"
                     r"blocks\.\d+\.attn\.(A_log|dt_bias)")  # fmt: skip
+# What takes robot actions in. No published file has it: it is added to a checkpoint of cameras, all of it or nothing.
+OF_ACTIONS = re.compile(r"action_embedder\..*|action_time_proj\..*|blocks\.\d+\.action_proj\..*")
 PREFIXES = ("generator.", "model.", "module.")
 
 
@@ -97,6 +100,27 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         start = next((old for old in numbers if name.startswith(old)), None)
         renamed[name if start is None else numbers[start] + name[len(start) :]] = tensor
     return {name: tensor for name, tensor in renamed.items() if not RECOMPUTED.fullmatch(name)}
+
+
+def is_of_actions(name: str) -> bool:
+    """Whether a tensor of ours belongs to the actions."""
+    return OF_ACTIONS.fullmatch(name) is not None
+
+
+def new_action_tensors(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The action tensors of a network to which actions are added, such that nothing changes by adding them.
+
+    Every projection into the network is zero, so its outputs are the same bit for bit. The embedding before the
+    projections stays random as it was drawn: of two zeros in a row neither ever learns.
+
+    Args:
+        state: state dict of the network; its embedding is real, the rest may be on the meta device.
+    """
+    added = {name: tensor for name, tensor in state.items() if is_of_actions(name)}
+    return {
+        name: tensor.to(dtype) if name.startswith("action_embedder.") else torch.zeros(tensor.shape, dtype=dtype)
+        for name, tensor in added.items()
+    }
 
 
 def ours_from_published(

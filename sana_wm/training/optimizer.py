@@ -19,6 +19,7 @@ class OptimizerConfig:
     name: str = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8  # of AdamW
     weight_decay: float = 0.01
 
 
@@ -27,7 +28,10 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig):
         params = [p for p in model.parameters() if p.requires_grad]
-        adamw = {"lr": config.lr, "betas": tuple(config.betas), "weight_decay": config.weight_decay, "fused": True}
+        adamw = {
+            "lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "weight_decay": config.weight_decay,
+            "fused": True,
+        }  # fmt: skip
         if config.name == "adamw":
             self.parts = [torch.optim.AdamW(params, **adamw)]
         elif config.name == "muon":

@@ -1,6 +1,5 @@
 """One run of the recipe, from a configuration to a world on disk."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sana_wm.models.transformer import SanaConfig, SanaTransformer
 from sana_wm.nn.proprio import proprio_channels
 from sana_wm.training import recipe
 from sana_wm.training.checkpoint import read_meta
+from sana_wm.training.claim import claim
 from sana_wm.training.decoder_stage import DecoderLoss
 from sana_wm.training.dynamics_stage import DynamicsLoss
 from sana_wm.training.heads_stage import HeadsLoss
@@ -115,19 +115,7 @@ class Run:
         Raises:
             ValueError: the checkpoint belongs to other data or another model.
         """
-        note, checkpoint = self.folder / f"{stage}.json", self.folder / f"{stage}.safetensors"
-        if checkpoint.exists() and note.exists():
-            begun = json.loads(note.read_text())
-            changed = [f"{key} was {begun.get(key)}, now {value}" for key, value in made_of.items()
-                       if begun.get(key) != value]  # fmt: skip
-            if changed:
-                raise ValueError(
-                    f"{checkpoint} was begun with other settings: {'; '.join(changed)}. Go back to them, give another "
-                    f"folder (out=...), or delete the file to train the {stage} anew"
-                )
-        partial = note.with_name(note.name + ".partial")
-        partial.write_text(json.dumps(made_of, indent=1))
-        os.replace(partial, note)
+        claim(self.folder, stage, made_of)
 
     def trained(self, *stages: str) -> dict[str, float | None]:
         """What identifies the trained stages that another one rests on: for how long each was trained."""

@@ -61,9 +61,10 @@ class WorldConfig:
                 f"the transformer takes {self.transformer.in_channels} channels, the tokenizer and proprioception "
                 f"make {channels}"
             )
-        if self.codec.width != self.transformer.action_dim:
+        if self.codec.network_width != self.transformer.action_dim:
             raise ValueError(
-                f"the codec has {self.codec.width} columns, the transformer takes {self.transformer.action_dim}"
+                f"the codec makes {self.codec.network_width} numbers, the transformer takes "
+                f"{self.transformer.action_dim}"
             )
 
     @property

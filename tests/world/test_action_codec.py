@@ -1,9 +1,12 @@
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import sana_wm
 from sana_wm.world import ActionCodec
 
 
@@ -93,3 +96,71 @@ def test_columns_that_do_not_fit_each_other_are_refused():
         ActionCodec(("x",), (0.0, 0.0), (1.0,), (0.0,), (1.0,))
     with pytest.raises(ValueError, match="must lie below"):
         ActionCodec(("x",), (1.0,), (1.0,), (0.0,), (1.0,))
+
+
+@pytest.fixture
+def steps(codec):
+    """The same columns, three raw actions a latent frame."""
+    return replace(codec, per_latent=3)
+
+
+def test_a_step_of_several_raw_actions_has_their_shape(steps):
+    assert steps.shape == (3, 2) and steps.network_width == 6 and steps.width == 2
+    space = steps.action_space
+    assert space.shape == (3, 2) and space.low.tolist() == [[0, -1]] * 3 and space.high.tolist() == [[10, 1]] * 3
+    assert steps.check(space.sample()).shape == (3, 2)
+    assert steps.check(np.zeros((4, 5, 3, 2))).shape == (4, 5, 3, 2)
+    assert ActionCodec.fit(np.random.rand(9, 2), per_latent=4).shape == (4, 2)
+
+
+def test_the_network_sees_raw_actions_in_the_order_in_which_they_act(codec, steps):
+    actions = torch.arange(2 * 3 * 2, dtype=torch.float64).reshape(2, 3, 2)
+    seen = steps.normalise(actions)
+    assert seen.shape == (2, 6)
+    for k in range(3):
+        assert torch.equal(seen[:, 2 * k : 2 * k + 2], codec.normalise(actions[:, k]))
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros(2), r"shape \(2,\), expected \(\.\.\., 3, 2\): x, y"),
+        (np.zeros((2, 2)), r"expected \(\.\.\., 3, 2\)"),
+        (np.zeros((3, 1)), r"expected \(\.\.\., 3, 2\)"),
+        ([[0, 0], [0, 0], [0, 2]], "action y is 2, allowed are -1 to 1"),
+        ([[0, 0], [np.nan, 0], [0, 0]], "NaN or infinity"),
+    ],
+)
+def test_bad_steps_are_named(steps, actions, message):
+    with pytest.raises(ValueError, match=message):
+        steps.check(actions)
+
+
+def test_a_step_goes_through_json(steps):
+    again = ActionCodec.from_dict(json.loads(json.dumps(steps.to_dict())))
+    assert again == steps and again.shape == (3, 2)
+
+
+def test_codecs_saved_before_there_were_layouts_still_load(codec):
+    old = {name: value for name, value in codec.to_dict().items() if name not in ("layout", "dims")}
+    assert ActionCodec.from_dict(old) == codec
+    shipped = Path(sana_wm.__file__).parent / "worlds" / "pusht-64" / "config.json"
+    loaded = ActionCodec.from_dict(json.loads(shipped.read_text())["codec"])
+    assert loaded.shape == (2,) and loaded.network_width == 2 and loaded.per_latent == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"per_latent": 0},
+        {"per_latent": 2.5},
+        {"layout": "robot81"},
+        {"dims": (3, 4)},
+        {"layout": "unified_robot80"},
+        {"layout": "unified_robot80", "dims": (3, 3)},
+        {"layout": "unified_robot80", "dims": (3, 80)},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(codec, bad):
+    with pytest.raises(ValueError, match="per_latent|layout"):
+        replace(codec, **bad)
