@@ -62,9 +62,10 @@ def lane_cameras(intrinsics: Any, fov: Any, sizes: Sequence[tuple[int, int]]) ->
         raise TypeError(f"got fov={fov!r}, expected a number" + (f" or {num_lanes} of them" * (num_lanes > 1)))
     if not ((angles > 1) & (angles < 179)).all():
         raise ValueError(f"got fov={fov!r}, expected a horizontal field of view in degrees, such as 60")
-    height, width = np.array(sizes, np.float64).T
-    focal = width / 2 / np.tan(np.radians(np.broadcast_to(angles, num_lanes)) / 2)
-    return np.stack([focal, focal, (width - 1) / 2, (height - 1) / 2], axis=1).astype(np.float32)
+    from sana_wm.world.camera_image import fov_intrinsics  # loads torch
+
+    angles = np.broadcast_to(angles, num_lanes)
+    return np.stack([fov_intrinsics(angle, size) for angle, size in zip(angles, sizes, strict=True)])
 
 
 def cut_pictures(

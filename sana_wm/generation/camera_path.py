@@ -14,9 +14,8 @@ from torch import Tensor
 from sana_wm.generation.settings import GenerateSettings
 from sana_wm.nn.camera import camera_vectors, plucker_pack, relative_poses, scale_intrinsics
 from sana_wm.world.camera_actions import action_path
-from sana_wm.world.camera_image import as_intrinsics, as_poses
+from sana_wm.world.camera_image import as_intrinsics, as_poses, fov_intrinsics
 
-DEFAULT_FOV = 60.0  # degrees: between a phone's main camera and its telephoto one
 SEEN_FOV = (25.0, 120.0)  # that the published models were made for; NVlabs' command refuses others
 POSES, INTRINSICS = ("c2w", "poses", "pose"), ("intrinsics", "K")  # names in .npz files
 
@@ -57,7 +56,7 @@ class CameraPath:
         return replace(self, poses=self.poses[:keep], intrinsics=self.intrinsics[:keep], notes=notes)
 
 
-def read_camera_path(settings: GenerateSettings, picture: tuple[int, int], fov: float | None = None) -> CameraPath:
+def read_camera_path(settings: GenerateSettings, picture: tuple[int, int], fov: float) -> CameraPath:
     """Poses and intrinsics of the settings.
 
     Args:
@@ -82,23 +81,16 @@ def read_camera_path(settings: GenerateSettings, picture: tuple[int, int], fov: 
     if isinstance(given, str):
         given = _read(Path(given), INTRINSICS)
     if given is None:
-        degrees = settings.fov or fov or DEFAULT_FOV
+        degrees = settings.fov or fov
         if settings.fov is None:
             notes += (f"no intrinsics given: a horizontal field of view of {degrees:g} degrees is assumed (fov=...)",)
-        given = intrinsics_of(degrees, picture)
+        given = fov_intrinsics(degrees, picture)
     intrinsics = as_intrinsics(given, len(poses))
     seen = np.degrees(2 * np.arctan(picture[1] / 2 / intrinsics[0, 0]))
     if not SEEN_FOV[0] <= seen <= SEEN_FOV[1]:
-        notes += (f"a field of view of {seen:.0f} degrees is outside of the {SEEN_FOV[0]:g} to {SEEN_FOV[1]:g} that the "  # noqa: E501
-                  "models were made for",)  # fmt: skip
+        least, most = SEEN_FOV
+        notes += (f"a field of view of {seen:.0f} degrees: the models were made for {least:g} to {most:g}",)
     return CameraPath(poses, intrinsics, notes)
-
-
-def intrinsics_of(fov: float, picture: tuple[int, int]) -> np.ndarray:
-    """fx, fy, cx, cy (4,) of a picture (height, width): square pixels, the axis through the middle."""
-    height, width = picture
-    focal = width / 2 / np.tan(np.radians(fov) / 2)
-    return np.array([focal, focal, (width - 1) / 2, (height - 1) / 2], np.float32)
 
 
 class CameraConditions:

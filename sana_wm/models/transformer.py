@@ -77,7 +77,8 @@ class SanaTransformer(nn.Module):
             preset: a member of :data:`sana_wm.models.presets.PRESETS` whose modes (all but the sizes) to run with.
             dtype: of the parameters; None: as saved.
             changes: values of the configuration to set, such as ``grid=(22, 40)`` or ``window=3``: published files do
-                not hold the grid, and leave the named choices of the spec open.
+                not hold the grid, and leave the named choices of the spec open. ``action_dim=N`` on a checkpoint
+                without actions adds them, silent until trained.
 
         Raises:
             ValueError: a pickle; tensors that are missing, extra or of another shape, by name; unknown settings.

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from sana_wm.models.prompt_encoder import PromptEncoder
 from sana_wm.models.release import Release
-
-Features = tuple[Tensor, Tensor]  # (L, C), (L,) bool
-
-
-def read_prompts(folder: Path) -> dict[str, Features]:
-    """Prompts and features in ``prompts.json`` and ``prompts.safetensors`` of a folder; {} without them."""
-    path = folder / "prompts.json"
-    if not path.is_file():
-        return {}
-    tensors, texts = load_file(folder / "prompts.safetensors"), json.loads(path.read_text())
-    return {text: (tensors["features"][i], tensors["mask"][i].bool()) for i, text in enumerate(texts)}
+from sana_wm.world.prompts import Features, read_prompts, write_prompts
 
 
 def encode_texts(
@@ -51,11 +39,8 @@ def encode_texts(
             known[text] = features[0].cpu(), mask[0].cpu()
         features, mask = encoder([""], instruct=False)
         folder.mkdir(parents=True, exist_ok=True)
-        _save(null, {"features": features, "mask": mask})
-        tensors = [torch.stack(parts) for parts in zip(*known.values(), strict=True)]
-        if known:
-            _save(folder / "prompts.safetensors", {"features": tensors[0], "mask": tensors[1]})
-            (folder / "prompts.json").write_text(json.dumps(list(known), indent=1))
+        save_file({"features": features.cpu().contiguous(), "mask": mask.cpu().to(torch.uint8)}, null)
+        write_prompts(folder, known)
         del encoder
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -64,8 +49,3 @@ def encode_texts(
         return found, None
     tensors = load_file(null)
     return found, (tensors["features"][0], tensors["mask"][0].bool())
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file({n: t.to(torch.uint8) if t.dtype == torch.bool else t for n, t in contiguous.items()}, path)

@@ -9,6 +9,17 @@ from PIL import Image
 SANA_WM_SIZE = (704, 1280)  # height, width that the published models were trained at
 
 
+def fov_intrinsics(fov: float, size: tuple[int, int]) -> np.ndarray:
+    """fx, fy, cx, cy (4,) float32 of a picture: square pixels, the axis through the middle.
+
+    Args:
+        fov: horizontal field of view in degrees. size: (height, width) of the picture in pixels.
+    """
+    height, width = size
+    focal = width / 2 / np.tan(np.radians(fov) / 2)
+    return np.array([focal, focal, (width - 1) / 2, (height - 1) / 2], np.float32)
+
+
 def as_poses(c2w: Any) -> np.ndarray:
     """Camera-to-world poses as a user has them -> (F, 4, 4) float32.
 

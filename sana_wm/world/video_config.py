@@ -9,7 +9,7 @@ import numpy as np
 
 from sana_wm.diffusion.schedules import FEW_STEPS, few_step_schedule
 from sana_wm.models.presets import PRESETS
-from sana_wm.world.camera_image import SANA_WM_SIZE
+from sana_wm.world.camera_image import SANA_WM_SIZE, fov_intrinsics
 
 FORMAT = "sana_wm.video_world.1"
 
@@ -52,10 +52,8 @@ class VideoWorldConfig:
             )
 
     def intrinsics(self) -> np.ndarray:
-        """fx, fy, cx, cy (4,) float32 of frames with the field of view ``fov``: square pixels, axis in the middle."""
-        height, width = self.resolution
-        focal = width / 2 / np.tan(np.radians(self.fov) / 2)
-        return np.array([focal, focal, (width - 1) / 2, (height - 1) / 2], np.float32)
+        """fx, fy, cx, cy (4,) float32 of frames with the field of view ``fov``."""
+        return fov_intrinsics(self.fov, self.resolution)
 
     def to_dict(self) -> dict[str, Any]:
         values = {"format": FORMAT} | asdict(self)

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sana_wm.diffusion.samplers import Conditions, stream_chunk
 from sana_wm.diffusion.schedules import few_step_schedule
 from sana_wm.models.prompt_encoder import PromptEncoder
-from sana_wm.models.release import SETTINGS, Release, locate_release
+from sana_wm.models.release import Release
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.models.video_vae import VideoVAE
 from sana_wm.nn.camera import camera_vectors, plucker_pack, scale_intrinsics
 from sana_wm.world.action_codec import ActionCodec, as_action_tensor
-from sana_wm.world.bundle import load_starts
 from sana_wm.world.camera_image import as_intrinsics
-from sana_wm.world.codecs import camera_codec, codec_from_dict
 from sana_wm.world.noise import lane_noise
+from sana_wm.world.prompts import Features
 from sana_wm.world.starts import Starts
+from sana_wm.world.video_bundle import load_parts, save_video_world
 from sana_wm.world.video_config import VideoWorldConfig
 from sana_wm.world.world_model import Prediction
 from sana_wm.world.world_state import WorldState
-
-STREAMING = "sana-wm-streaming"
 
 
 class VideoWorld:
@@ -57,7 +51,7 @@ class VideoWorld:
         vae: VideoVAE,
         codec: Any,
         prompt_encoder: PromptEncoder | Release | None = None,
-        prompts: dict[str, tuple[Tensor, Tensor]] | None = None,
+        prompts: dict[str, Features] | None = None,
         starts: Starts | None = None,
         card: str = "",
     ):
@@ -112,38 +106,7 @@ class VideoWorld:
         Raises:
             ValueError: missing parts, or parts that do not fit each other.
         """
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device or "cpu")
-        dtype = (torch.bfloat16 if device.type == "cuda" else torch.float32) if dtype == "auto" else dtype
-        release = locate_release(name_dir_or_repo, **components)
-        settings = dict(release.settings)
-        codec = settings.pop("codec", None)
-        if codec is not None and actions is not None:
-            raise ValueError(f"actions={actions!r}: this world has its own actions; leave actions out")
-        given = {"preset": preset, "resolution": resolution}
-        settings |= {name: value for name, value in given.items() if value is not None}
-        try:
-            config = VideoWorldConfig.from_dict(settings)
-            codec = camera_codec(actions or "delta") if codec is None else codec_from_dict(codec)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{release.root / SETTINGS}: {error}") from error
-        vae = VideoVAE.from_pretrained(release.vae, dtype).to(device)
-        preset = config.preset
-        if preset is None and "format" not in settings:
-            preset = STREAMING
-            warnings.warn(
-                f"{release.root} does not say how its weights were trained; they run as {preset!r}. Weights that were "
-                f'not trained to stream, such as the bidirectional ones, drift: {SETTINGS} with {{"preset": ...}} says '
-                "which they are",
-                stacklevel=2,
-            )
-        transformer = SanaTransformer.from_pretrained(
-            release.transformer, preset=preset, dtype=dtype, grid=vae.grid(config.resolution)
-        ).to(device)
-        prompts, starts, card = _prompts(release.root), None, release.root / "card.md"
-        if (release.root / "starts.safetensors").is_file():
-            starts = load_starts(release.root)
-        text = card.read_text() if card.is_file() else ""
-        return cls(config, transformer, vae, codec, release, prompts, starts, text)
+        return cls(**load_parts(name_dir_or_repo, device, dtype, actions, preset, resolution, components))
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write a release of this world's own, whole or not at all.
@@ -153,33 +116,7 @@ class VideoWorld:
         Raises:
             ValueError: the folder exists and is not such a release.
         """
-        folder = Path(folder).absolute()
-        if folder.exists() and not (folder / SETTINGS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(
-                f"{folder} is not a video world and not empty: saving would delete it; choose a new folder"
-            )
-        partial, old = (folder.with_name(folder.name + suffix) for suffix in (".partial", ".old"))
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self.transformer.save_pretrained(partial / "transformer")
-        self.vae.save_pretrained(partial / "vae")
-        if isinstance(self.prompt_encoder, PromptEncoder):
-            self.prompt_encoder.model.save_pretrained(partial / "text_encoder", safe_serialization=True)
-            self.prompt_encoder.tokenizer.save_pretrained(partial / "tokenizer")
-        _save_prompts(partial, self.prompts)
-        if len(self.starts):
-            frames, actions = (
-                torch.from_numpy(np.ascontiguousarray(a)) for a in (self.starts.frames, self.starts.actions)
-            )
-            save_file({"frames": frames, "actions": actions}, partial / "starts.safetensors")
-        settings = self.config.to_dict() | {"codec": self.codec.to_dict()}
-        (partial / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
-        (partial / "card.md").write_text(self.card)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        save_video_world(self, Path(folder))
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -411,23 +348,3 @@ def _named(tails: Sequence[Tensor]) -> dict[str, Tensor]:
 def _tail(name: str) -> int:
     """Number of a decoder's tail in what a lane carries, -1 for anything else."""
     return int(name.removeprefix("tail.")) if name.startswith("tail.") else -1
-
-
-def _prompts(root: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """The prompts that a saved world knows."""
-    path = root / "prompts.json"
-    if not path.is_file():
-        return {}
-    tensors = load_file(root / "prompts.safetensors")
-    return {
-        text: (tensors["features"][index], tensors["mask"][index].bool())
-        for index, text in enumerate(json.loads(path.read_text()))
-    }
-
-
-def _save_prompts(root: Path, prompts: dict[str, tuple[Tensor, Tensor]]) -> None:
-    if prompts:
-        features, masks = zip(*prompts.values(), strict=True)
-        tensors = {"features": torch.stack(features), "mask": torch.stack(masks).to(torch.uint8)}
-        save_file(tensors, root / "prompts.safetensors")
-        (root / "prompts.json").write_text(json.dumps(list(prompts), indent=1))

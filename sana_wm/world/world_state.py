@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -89,6 +90,9 @@ class WorldState:
             ValueError: the bytes are not a world state.
         """
         try:
+            written = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
+            if written.get("format") != FORMAT:
+                raise ValueError(f"format {written.get('format')!r}, this version reads {FORMAT!r}")
             tensors = load(data)
             frame, latent, seeds = (tensors.pop(name) for name in ("frame", "latent", "seeds"))
             carried = {

@@ -66,6 +66,46 @@ def tiny_transformer(seed: int = 0, grid: tuple[int, int] = (2, 3), **changes) -
     return randomised(SanaTransformer(SanaConfig(**settings)), seed)
 
 
+def tiny_refiner_network(seed: int = 0, text_dim: int = 24):
+    """diffusers' refiner of LTX-2 latents."""
+    from diffusers.models.transformers.transformer_sana_wm_refiner import SanaWMLTX2RefinerTransformer3DModel
+
+    torch.manual_seed(seed)
+    return SanaWMLTX2RefinerTransformer3DModel(
+        in_channels=CHANNELS, out_channels=CHANNELS, num_attention_heads=2, attention_head_dim=12, num_layers=2,
+        cross_attention_dim=24, caption_channels=text_dim, audio_in_channels=4, audio_out_channels=4,
+        audio_num_attention_heads=2, audio_attention_head_dim=4, audio_cross_attention_dim=8,
+    ).eval()  # fmt: skip
+
+
+def tiny_refiner(folder: str | Path, seed: int = 0) -> Path:
+    """Write the refiner's transformer/, connectors/, text_encoder/ (a Gemma-3) and tokenizer/ as diffusers does."""
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3TextConfig, SiglipVisionConfig
+
+    folder, width, layers = Path(folder), 8, 2
+    tiny_refiner_network(seed, width).save_pretrained(folder / "transformer")
+    LTX2TextConnectors(
+        caption_channels=width, text_proj_in_factor=layers + 1, video_connector_num_attention_heads=2,
+        video_connector_attention_head_dim=width // 2, video_connector_num_layers=1,
+        audio_connector_num_attention_heads=2, audio_connector_attention_head_dim=width // 2,
+        audio_connector_num_layers=1,
+    ).save_pretrained(folder / "connectors")  # fmt: skip
+    text = Gemma3TextConfig(
+        vocab_size=272, hidden_size=width, intermediate_size=16, num_hidden_layers=layers, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=4, max_position_embeddings=2048,
+    )  # fmt: skip
+    vision = SiglipVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16, patch_size=8
+    )
+    encoder = Gemma3ForConditionalGeneration(
+        Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+    encoder.save_pretrained(folder / "text_encoder")
+    tiny_tokenizer().save_pretrained(folder / "tokenizer")
+    return folder
+
+
 def tiny_release(folder: str | Path, seed: int = 0, streaming: bool = False, **changes) -> Path:
     """Write ``model_index.json``, transformer/, vae/, text_encoder/, tokenizer/ and scheduler/ as diffusers does.
 

@@ -2,10 +2,14 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.world import WorldState
+from sana_wm.world.world_state import FORMAT
 from tests.world.tiny import begun, identical, tensors_of, tiny_actions, tiny_world
+
+OWN = {"format": FORMAT}
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +69,20 @@ def test_other_bytes_are_refused(state):
 
 
 def test_bytes_with_other_contents_are_refused(state):
-    from safetensors.torch import load, save
-
     tensors = load(state.to_bytes())
     del tensors["seeds"]
     with pytest.raises(ValueError, match="not a saved WorldState"):
-        WorldState.from_bytes(save(tensors))
+        WorldState.from_bytes(save(tensors, OWN))
     with pytest.raises(ValueError, match="not a saved WorldState"):
-        WorldState.from_bytes(save(load(state.to_bytes()) | {"odd": torch.zeros(1)}))
+        WorldState.from_bytes(save(load(state.to_bytes()) | {"odd": torch.zeros(1)}, OWN))
     short = load(state.to_bytes())
     short["latent"] = short["latent"][:1]
     with pytest.raises(ValueError, match="not a saved WorldState"):
-        WorldState.from_bytes(save(short))
+        WorldState.from_bytes(save(short, OWN))
+
+
+def test_bytes_of_another_version_are_refused(state):
+    tensors = load(state.to_bytes())
+    WorldState.from_bytes(save(tensors, OWN))
+    with pytest.raises(ValueError, match="format 'sana_wm.WorldState.0'"):
+        WorldState.from_bytes(save(tensors, {"format": "sana_wm.WorldState.0"}))
