@@ -10,6 +10,8 @@ import pytest
 from hydra import compose, initialize_config_module
 
 import sana_wm
+from sana_wm.generation.command_line import quoted_arguments
+from sana_wm.train import arguments
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,15 +48,22 @@ def test_python_blocks_compile_and_import_what_exists():
 @pytest.mark.parametrize(("job", "overrides"), commands(), ids=lambda part: part if isinstance(part, str) else "")
 def test_commands_compose(job, overrides):
     assert importlib.util.find_spec(f"sana_wm.{job}")
-    with initialize_config_module("sana_wm.configs", version_base="1.3"):
-        config = compose(config_name=job, overrides=overrides)  # raises for a group, option or key that is not there
+    module, name = ("sana_wm.configs.generate" if job == "generate" else "sana_wm.configs"), job
+    if job == "generate":
+        overrides = quoted_arguments(overrides)
+    if job == "train":  # data= may be a dataset, and init= chooses another configuration
+        overrides = arguments(overrides)
+        name = "finetune" if "--config-name=finetune" in overrides else name
+        overrides = [override for override in overrides if not override.startswith("--")]
+    with initialize_config_module(module, version_base="1.3"):
+        config = compose(config_name=name, overrides=overrides)  # raises for a group, option or key that is not there
     for override in overrides:
         key = override.partition("=")[0]
         assert key in config or key.split(".")[0] in config
 
 
 def test_every_job_is_shown():
-    assert {job for job, _ in commands()} == {"train", "collect", "plan", "evaluate"}
+    assert {job for job, _ in commands()} == {"train", "collect", "plan", "evaluate", "generate"}
 
 
 def test_settings_of_the_table_exist():
