@@ -47,3 +47,4 @@ gymnasium.register(
     vector_entry_point="sana_wm.envs.sana_wm_vector_env:SanaWMVectorEnv",
 )
 gymnasium.register(id="sana_wm/PushT-v0", entry_point="sana_wm.envs.pusht:PushTEnv", max_episode_steps=300)
+gymnasium.register(id="sana_wm/TwoRoom-v0", entry_point="sana_wm.envs.tworoom:TwoRoomEnv", max_episode_steps=100)

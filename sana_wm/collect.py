@@ -20,82 +20,55 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import cv2
 import hydra
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sana_wm.data import LeRobotWriter
-from sana_wm.envs.pusht import PushTEnv
-from sana_wm.envs.pusht_physics import GOAL_POSE, STATE_NAMES, random_state
-from sana_wm.envs.pusht_policies import POLICIES
+from sana_wm.envs.simulators import Recording, recording
 from sana_wm.job import plain_errors
 
-TASK = "Push the T-shaped block onto the T-shaped target."
-_KEYPOINTS = [f"keypoint_{k}_{axis}" for k in range(8) for axis in "xy"]
 
-
-def _vector(dtype: str, names: list[str]) -> dict:
-    return {"dtype": dtype, "shape": (len(names),), "names": names}
-
-
-FEATURES = {
-    "observation.image": {"dtype": "video", "shape": (64, 64, 3), "names": ["height", "width", "channels"]},
-    "observation.state": _vector("float32", ["agent_x", "agent_y"]),  # px
-    "observation.environment_state": _vector("float32", _KEYPOINTS),  # px
-    "observation.sim_state": _vector("float64", list(STATE_NAMES)),  # px, px/s, rad, rad/s
-    "action": _vector("float32", ["target_x", "target_y"]),  # px
-    "next.reward": _vector("float32", ["reward"]),
-    "next.done": _vector("bool", ["done"]),
-    "next.success": _vector("bool", ["success"]),
-}
-
-
-def record_episode(seed: int, index: int, steps: int, mix: Mapping[str, float], near_goal: float) -> tuple[dict, dict]:
+def record_episode(
+    seed: int, index: int, steps: int, mix: Mapping[str, float], near_goal: float, simulator: str = "pusht"
+) -> tuple[dict, dict]:
     """Record episode `index` of the collection `seed`.
 
     Args:
-        mix: share of each policy of `sana_wm.envs.pusht_policies.POLICIES`; must add up to 1.
-        near_goal: share of episodes that start with the block 1 to 50 px from the goal pose.
+        mix: share of each policy of the simulator; must add up to 1.
+        near_goal: share of episodes that start near the goal.
+        simulator: one of `sana_wm.envs.simulators.SIMULATORS`.
 
     Returns:
-        The episode, `steps` rows of every key of `FEATURES`; and its metadata: seed, policy, attempt. Episodes in which
-        the block is squeezed through a wall are drawn again (`attempt` counts them).
+        The episode, `steps` rows of every key of the recording's features; and its metadata: seed, policy, attempt.
+        Episodes that are not whole are drawn again (`attempt` counts them).
     """
+    how = recording(simulator)
     rng = np.random.default_rng([seed, index])
     # drawn once: were they drawn again with the episode, policies that lose the block more often would be rarer
     policy, starts_near = str(rng.choice(list(mix), p=list(mix.values()))), rng.random() < near_goal
     for attempt in range(100):
-        pose = _near_goal(rng) if starts_near else None
-        env = PushTEnv()
-        observation, info = env.reset(seed=seed, options={"state": random_state(rng, pose)})
-        episode = _roll_out(env, POLICIES[policy](rng), observation, info, steps)
-        corners = episode["observation.environment_state"]
-        if corners.min() > -5 and corners.max() < 517:  # the walls stand at 5 and 506
+        env = how.make_env()
+        observation, info = env.reset(seed=seed, options={"state": how.start(rng, starts_near)})
+        episode = _roll_out(how, env, how.policies[policy](rng), observation, info, steps)
+        if how.whole(episode):
             return episode, {"seed": seed, "policy": policy, "attempt": attempt}
-    raise RuntimeError(f"episode {index} of seed {seed}: the block left the table in each of 100 attempts")
+    raise RuntimeError(f"episode {index} of seed {seed}: none of 100 attempts stayed inside the simulator's walls")
 
 
-def _near_goal(rng: np.random.Generator) -> np.ndarray:
-    scale = 10 ** rng.uniform(0, 1.7)  # px; all scales alike, from solved already to a few pushes away
-    return GOAL_POSE + rng.normal(0, [scale, scale, scale / 60])
-
-
-def _roll_out(env: PushTEnv, policy, observation: np.ndarray, info: dict, steps: int) -> dict[str, np.ndarray]:
+def _roll_out(how: Recording, env, policy, observation: np.ndarray, info: dict, steps: int) -> dict[str, np.ndarray]:
     rows = []
     for _ in range(steps):
         state = env.get_state()
         action = policy(state)
         following, reward, terminated, _, following_info = env.step(action)
-        success = following_info["is_success"]
-        rows.append(
-            (observation, info["pos_agent"], info["keypoints"], state, action, [reward], [terminated], [success])
-        )
+        observed = [read(info, state) for _, read in how.observed.values()]
+        rows.append((observation, *observed, action, [reward], [terminated], [following_info["is_success"]]))
         observation, info = following, following_info
     columns = zip(*rows, strict=True)
-    dtypes = [np.uint8 if spec["dtype"] == "video" else np.dtype(spec["dtype"]) for spec in FEATURES.values()]
-    return {key: np.array(rows, dtype) for key, rows, dtype in zip(FEATURES, columns, dtypes, strict=True)}
+    dtypes = [np.uint8 if spec["dtype"] == "video" else np.dtype(spec["dtype"]) for spec in how.features.values()]
+    return {key: np.array(rows, dtype) for key, rows, dtype in zip(how.features, columns, dtypes, strict=True)}
 
 
 def record_episodes(first: int, last: int, workers: int, **settings) -> Iterator[tuple[dict, dict]]:
@@ -123,6 +96,10 @@ def record_episodes(first: int, last: int, workers: int, **settings) -> Iterator
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what happens
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        import cv2  # where it is installed, simulators may draw with it
+    except ImportError:
+        return
     cv2.setNumThreads(1)
 
 
@@ -138,13 +115,14 @@ def collect(
     seed: int,
     mix: Mapping[str, float],
     near_goal: float,
+    simulator: str = "pusht",
     workers: int | str = "auto",
     flush_every: int = 50,
 ) -> Path:
     """Record `episodes` episodes of `steps` steps into the dataset `out`, going on after those it already holds.
 
     Args:
-        mix, near_goal: see `record_episode`.
+        mix, near_goal, simulator: see `record_episode`.
         workers: processes; "auto" takes one per CPU core this process may use, 0 none beside this one.
         flush_every: episodes between two flushes to disk, the most that a kill can lose.
 
@@ -156,11 +134,12 @@ def collect(
     """
     out = Path(out)
     workers = _cores() if workers == "auto" else int(workers)
-    settings = {"seed": seed, "steps": steps, "mix": dict(mix), "near_goal": near_goal}
+    settings = {"seed": seed, "steps": steps, "mix": dict(mix), "near_goal": near_goal, "simulator": simulator}
     _check(settings)
     _claim(out, settings)
-    fps = PushTEnv.metadata["render_fps"]
-    writer = LeRobotWriter(out, fps, FEATURES, robot_type="pusht", flush_every=flush_every)
+    how = recording(simulator)
+    fps = how.make_env().metadata["render_fps"]
+    writer = LeRobotWriter(out, fps, how.features, robot_type=how.robot_type, flush_every=flush_every)
     done = writer.num_episodes
     if done >= episodes:
         writer.close()
@@ -175,7 +154,7 @@ def collect(
         with progress:
             bar = progress.add_task("collect", total=episodes, completed=done, rate="")
             for index, (episode, metadata) in enumerate(recorder, start=done):
-                writer.add_episode(episode, TASK, metadata)
+                writer.add_episode(episode, how.task, metadata)
                 speed = progress.tasks[bar].speed
                 progress.update(bar, advance=1, rate=f"{speed * steps:.0f} steps/s" if speed else "")
                 if not progress.console.is_terminal and (index + 1 - done) % flush_every == 0:  # a log shows no bar
@@ -191,10 +170,10 @@ def _cores() -> int:
 
 
 def _check(settings: Mapping) -> None:
-    mix = settings["mix"]
-    unknown = sorted(set(mix) - set(POLICIES))
+    mix, policies = settings["mix"], recording(settings["simulator"]).policies
+    unknown = sorted(set(mix) - set(policies))
     if unknown or min(mix.values(), default=-1) < 0 or abs(sum(mix.values()) - 1) > 1e-9:
-        raise ValueError(f"mix: got {mix}, expected shares adding up to 1 of the policies {sorted(POLICIES)}")
+        raise ValueError(f"mix: got {mix}, expected shares adding up to 1 of the policies {sorted(policies)}")
     if settings["steps"] < 1 or not 0 <= settings["near_goal"] <= 1:
         raise ValueError(f"got {settings}; expected steps >= 1 and near_goal in [0, 1]")
 
@@ -206,7 +185,7 @@ def _claim(out: Path, settings: Mapping) -> None:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(settings, indent=2))
         return
-    begun_with = json.loads(note.read_text())
+    begun_with = {"simulator": "pusht"} | json.loads(note.read_text())  # once the only one, and not noted
     if begun_with != settings:
         raise ValueError(
             f"{out} was begun with {begun_with}, but now {settings} is asked for: "

@@ -12,11 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import sana_wm.collect
-from sana_wm.collect import FEATURES, collect, record_episode, record_episodes
+from sana_wm.collect import collect, record_episode, record_episodes
 from sana_wm.data import LeRobotDataset
 from sana_wm.envs.pusht import PushTEnv
 from sana_wm.envs.pusht_physics import GOAL_POSE
+from sana_wm.envs.simulators import recording
+from sana_wm.envs.tworoom_physics import path_length
 
+FEATURES = recording("pusht").features
+TWOROOM = {
+    "seed": 7, "steps": 12, "mix": {"expert": 0.5, "walk": 0.5}, "near_goal": 0.1, "simulator": "tworoom",
+}  # fmt: skip
 MIX = {"scripted": 0.5, "noisy": 0.3, "random": 0.2}
 SETTINGS = {"seed": 7, "steps": 12, "mix": MIX, "near_goal": 0.1}
 
@@ -31,12 +37,18 @@ def columns(root, name: str) -> list:
     return [value for file in files for value in pq.read_table(file, columns=[name])[name].to_pylist()]
 
 
-def test_rows_pair_observation_action_and_what_follows():
-    episode, metadata = record_episode(index=3, **SETTINGS)
-    assert set(episode) == set(FEATURES) and metadata["policy"] in MIX and metadata["seed"] == 7
-    env = PushTEnv()
-    for key, spec in FEATURES.items():
-        assert episode[key].shape == (12, *spec["shape"]), key
+@pytest.mark.parametrize("settings", [SETTINGS, TWOROOM], ids=["pusht", "tworoom"])
+def test_rows_pair_observation_action_and_what_follows(settings):
+    how = recording(settings.get("simulator", "pusht"))
+    episode, metadata = record_episode(index=3, **settings)
+    assert list(episode) == list(how.features) and metadata["policy"] in settings["mix"] and metadata["seed"] == 7
+    env = how.make_env()
+    for key, spec in how.features.items():
+        assert (
+            episode[key].shape == (12, *spec["shape"])
+            and len(spec["names"]) == spec["shape"][-1]
+            or key == ("observation.image")
+        )
     states = episode["observation.sim_state"]
     for t in range(12):
         np.testing.assert_array_equal(env.set_state(states[t]), episode["observation.image"][t])
@@ -46,8 +58,9 @@ def test_rows_pair_observation_action_and_what_follows():
         if t < 11:
             np.testing.assert_array_equal(env.get_state(), states[t + 1])
             np.testing.assert_array_equal(episode["observation.state"][t + 1], info["pos_agent"].astype(np.float32))
-            keypoints = info["keypoints"].astype(np.float32)
-            np.testing.assert_array_equal(episode["observation.environment_state"][t + 1], keypoints)
+            rest = info["keypoints"] if how.make_env is PushTEnv else [info["door_y"], *info["pos_goal"]]
+            rest = np.asarray(rest, np.float32)
+            np.testing.assert_array_equal(episode["observation.environment_state"][t + 1], rest)
 
 
 def test_episodes_depend_on_seed_and_index_alone():
@@ -67,6 +80,37 @@ def test_near_goal_starts_are_near_the_goal():
     starts = [record_episode(seed=0, index=i, steps=1, mix=MIX, near_goal=1)[0] for i in range(25)]
     gaps = [np.linalg.norm(e["observation.sim_state"][0, 4:6] - GOAL_POSE[:2]) for e in starts]
     assert np.median(gaps) < 30 and any(e["next.success"].any() for e in starts)
+
+
+def test_tworoom_starts_near_the_goal_when_asked():
+    starts = [record_episode(index=i, **{**TWOROOM, "steps": 1, "near_goal": 1})[0] for i in range(25)]
+    gaps = np.array([path_length(e["observation.sim_state"][0]) for e in starts])
+    assert np.median(gaps) < 13 and any(e["next.success"].any() for e in starts)
+
+
+def test_a_tworoom_collection(tmp_path):
+    out = collect(tmp_path / "set", episodes=2, workers=0, **TWOROOM)
+    dataset = LeRobotDataset(out)
+    assert (dataset.num_episodes, dataset.fps) == (2, 10)
+    assert json.loads((out / "meta/info.json").read_text())["robot_type"] == "tworoom"
+    keys = ["observation.sim_state", "action", "next.reward", "next.success"]
+    assert_same_episode(dataset.episode(1, keys), record_episode(index=1, **TWOROOM)[0], keys)
+
+
+def test_a_collection_of_before_there_were_several_simulators_goes_on(tmp_path):
+    collect(tmp_path / "set", episodes=1, workers=0, **SETTINGS)
+    note = tmp_path / "set/meta/collect.json"
+    note.write_text(json.dumps(SETTINGS))
+    collect(tmp_path / "set", episodes=2, workers=0, **SETTINGS)
+    assert LeRobotDataset(tmp_path / "set").num_episodes == 2
+
+
+def test_pusht_is_recorded_as_it_always_was():
+    """The shipped world's data: the same numbers come of the same seed."""
+    episode, _ = record_episode(seed=0, index=5, steps=3, mix=MIX, near_goal=0.1)
+    places = [318.20706304, 82.83162479, 39.46965339, 69.35983942, 210.65632658, 188.8784664, -2.27266599]
+    np.testing.assert_allclose(episode["observation.sim_state"][2, :7], places, atol=1e-6)
+    np.testing.assert_allclose(episode["action"][2], [274.14853, 135.19647], atol=1e-4)
 
 
 def test_workers_record_what_one_process_records():
@@ -127,7 +171,15 @@ def test_other_settings_do_not_mix_into_a_collection(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mix": {"scripted": 0.5}}, {"mix": {"wizard": 1.0}}, {"mix": {}}, {"steps": 0}, {"near_goal": 2}]
+    "wrong",
+    [
+        {"mix": {"scripted": 0.5}},
+        {"mix": {"wizard": 1.0}},
+        {"mix": {}},
+        {"steps": 0},
+        {"near_goal": 2},
+        {"simulator": "chess"},
+    ],
 )
 def test_senseless_settings_are_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(ValueError, match="got .*expected"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sana_wm.data.splits import split_episodes
 from sana_wm.evaluation.fidelity import action_shuffle_ratio, fidelity
 from sana_wm.evaluation.speed import speed
+from sana_wm.evaluation.tworoom import evaluate_tworoom, is_tworoom
 from sana_wm.evaluation.windows import cut_windows, imagine, reconstruct
 
 if TYPE_CHECKING:
@@ -69,10 +70,12 @@ def evaluate(
     if simulator and not recorded:
         raise ValueError("simulator=True, but the dataset has no 'observation.sim_state' to compare with")
     simulator = recorded if simulator is None else simulator
+    tworoom = simulator and is_tworoom(dataset)
+    simulator = simulator and not tworoom
     if quick:
         windows, parts = min(windows, 24), [part for part in parts if part != "planning"]
     episodes = split_episodes(dataset.num_episodes)["test"] if episodes is None else episodes
-    context, began = world.config.context, time.time()
+    context, began, cut, imagined, reconstructed = world.config.context, time.time(), None, None, None
     result: dict = {"windows": windows, "horizon": horizon, "quick": quick}
 
     if {"fidelity", "physics", "action_shuffle"} & set(parts):
@@ -113,6 +116,12 @@ def evaluate(
         result["planning"] = planning_table(
             world, held_out, planning or PlanningConfig(), workers=workers, show_progress=show_progress
         )
+        _write(result, out)
+    if tworoom:
+        result["tworoom"] = evaluate_tworoom(
+            world, dataset, episodes, parts, cut, imagined, reconstructed,
+            pairs=pairs, lanes=lanes, seed=seed, show_progress=show_progress,
+        )  # fmt: skip
         _write(result, out)
     if "speed" in parts:
         result["speed"] = speed(world, quick=quick, show_progress=show_progress)

@@ -2,6 +2,7 @@
 
 import json
 
+from sana_wm.evaluation.tworoom_card import tworoom_lines
 from sana_wm.world import WorldConfig
 
 
@@ -55,6 +56,8 @@ def measured(result: dict) -> list[str]:
         ]
         lines += ["Planning success on held-out pairs whose block must move (goal 25 steps ahead, budget 50):", ""]
         lines += _table(["", "pairs", "block", "block and agent"], rows)
+    if "tworoom" in result:
+        lines += tworoom_lines(result["tworoom"])
     if "speed" in result:
         speed = result["speed"]
         lines += ["Environment steps per second, frames decoded, all lanes together:", ""]

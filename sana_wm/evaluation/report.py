@@ -2,7 +2,10 @@
 
 from rich import box
 from rich.console import Console, Group
+from rich.markdown import Markdown
 from rich.table import Table
+
+from sana_wm.evaluation.tworoom_card import tworoom_lines
 
 _NAMES = {
     "world": "world",
@@ -27,7 +30,10 @@ def print_report(result: dict, console: Console | None = None) -> None:
 
 def render(result: dict) -> Group:
     parts = {"fidelity": _fidelity, "physics": _physics, "action_shuffle": _shuffle, "planning": _planning}
-    return Group(*(draw(result) for key, draw in {**parts, "speed": _speed}.items() if key in result))
+    drawn = [draw(result) for key, draw in {**parts, "speed": _speed}.items() if key in result]
+    if "tworoom" in result:
+        drawn.append(Markdown("\n".join(tworoom_lines(result["tworoom"]))))
+    return Group(*drawn)
 
 
 def _fidelity(result):

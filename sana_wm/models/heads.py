@@ -20,6 +20,7 @@ class HeadsConfig:
     hidden: int = 512
     cell_hidden: int = 128  # width of the network that all cells share
     max_side: int = 8  # larger grids are average-pooled to this
+    outcome_hidden: int = 0  # width of a network from proprioception to reward, termination and success; 0: none
 
     def __post_init__(self):
         object.__setattr__(self, "grid", tuple(self.grid))
@@ -56,6 +57,8 @@ class Heads(nn.Module):
     """One trunk on the flattened latent for everything; to proprioception it adds the places that the cells see.
 
     The heads read the frame that an action led to: reward and termination are functions of where the world arrived.
+    With ``outcome_hidden`` they may look at proprioception as well: whether a place is reached is then as sharp as
+    places are.
     """
 
     def __init__(self, config: HeadsConfig):
@@ -71,11 +74,25 @@ class Heads(nn.Module):
             nn.Linear(c.hidden, c.proprio_dim + 3),
         )
         self.where = WhereHead(c.channels, pooled, c.proprio_dim, c.cell_hidden) if c.proprio_dim else None
+        self.outcome = None
+        if c.outcome_hidden and c.proprio_dim:
+            self.outcome = nn.Sequential(
+                nn.Linear(c.proprio_dim, c.outcome_hidden),
+                nn.SiLU(),
+                nn.Linear(c.outcome_hidden, c.outcome_hidden),
+                nn.SiLU(),
+                nn.Linear(c.outcome_hidden, c.outcome_hidden),
+                nn.SiLU(),
+                nn.Linear(c.outcome_hidden, 3),
+            )
         self.register_buffer("proprio_mean", torch.zeros(c.proprio_dim))
         self.register_buffer("proprio_std", torch.ones(c.proprio_dim))
 
-    def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        """latents (..., C, h, w) -> proprio (..., P) standardised, reward and logits of terminated, success (...)."""
+    def forward(self, latents: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
+        """latents (..., C, h, w) -> proprio (..., P) standardised, reward and logits of terminated, success (...).
+
+        known: (..., P) standardised proprioception, where it is known better than the latents say it: outcomes follow.
+        """
         lead = latents.shape[:-3]
         x = latents.reshape(-1, *latents.shape[-3:])
         x = F.adaptive_avg_pool2d(x, self.pooled) if self.pooled else x
@@ -83,6 +100,9 @@ class Heads(nn.Module):
         proprio, rest = out.split([self.config.proprio_dim, 3], dim=-1)
         if self.where is not None:
             proprio = proprio + self.where(x)
+        if self.outcome is not None:
+            # detached: places are learned from places alone
+            rest = rest + self.outcome(proprio.detach() if known is None else known.reshape(-1, proprio.shape[-1]))
         reward, terminated, success = rest.reshape(*lead, 3).unbind(-1)
         proprio = proprio.reshape(*lead, self.config.proprio_dim)
         return {"proprio": proprio, "reward": reward, "terminated": terminated, "success": success}

@@ -181,6 +181,7 @@ class Run:
                 c.terminated is not None,
                 c.success is not None,
                 hidden=self.recipe["heads"]["hidden"],
+                outcome_hidden=self.recipe["heads"].get("outcome_hidden", 0),
             ),
             refiner=self.refiner_config(len(names)),
             flow=self.flow,

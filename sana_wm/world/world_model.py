@@ -145,7 +145,7 @@ class WorldModel:
         """What given latents (..., C, h, w) say, imagined ones or those of ``encode``."""
         latents, c = latents.to(self.device), self.config.heads
         image, rest = latents[..., : c.channels, :, :], latents[..., c.channels :, :, :]
-        out = self.heads(image)
+        out = self.heads(image, unpack(rest, c.proprio_dim) if c.proprio_dim else None)
         return Prediction(
             latents,
             out["reward"] if c.reward else None,

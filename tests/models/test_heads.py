@@ -67,3 +67,20 @@ def test_it_learns_where_something_is():
         optimizer.zero_grad(), loss.backward(), optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_outcomes_follow_proprioception_that_is_known_better():
+    torch.manual_seed(0)
+    plain, net = (heads(proprio_dim=5, reward=True, outcome_hidden=width) for width in (0, 12))
+    assert plain.outcome is None
+    latents, known = torch.randn(3, 2, C, *GRID), torch.randn(3, 2, 5)
+    own = net(latents)
+    assert own["reward"].shape == (3, 2)
+    torch.testing.assert_close(net(latents, own["proprio"])["reward"], own["reward"])
+    other = net(latents, known)
+    assert (other["reward"] - own["reward"]).abs().min() > 1e-5
+    torch.testing.assert_close(other["proprio"], own["proprio"])
+    net.zero_grad()
+    own["reward"].sum().backward()
+    assert net.where.offers.weight.grad is None  # places are learned from places alone
+    assert net.outcome[0].weight.grad.abs().sum() > 0
