@@ -7,6 +7,7 @@ SANA-WM release fine-tuned to the dataset's actions -> a release of its own.
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -15,19 +16,25 @@ from omegaconf import DictConfig, OmegaConf
 @hydra.main(config_path="pkg://sana_wm.configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     from sana_wm.job import check_device, plain_errors
+    from sana_wm.training.occupied import occupied
 
     with plain_errors("what is finished is kept, and the same command goes on from there"):
         check_device(config.device)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        if "init" in values:
-            from sana_wm.training.finetune import finetune
+        with occupied(values["out"]):
+            _train(values)
 
-            _without_bars()
-            finetune(values)
-        else:
-            from sana_wm.training.run import run
 
-            run(values)
+def _train(values: dict[str, Any]) -> None:
+    if "init" in values:
+        from sana_wm.training.finetune import finetune
+
+        _without_bars()
+        finetune(values)
+    else:
+        from sana_wm.training.run import run
+
+        run(values)
 
 
 def _without_bars() -> None:

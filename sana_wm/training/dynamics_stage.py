@@ -29,6 +29,8 @@ class DynamicsLoss:
     Attributes:
         frames: window length T + 1: T predictions.
         start_share: share of predictions trained at sigma = 1, where every rollout step begins.
+        motion_share: share of windows drawn in proportion to how far proprioception moves in them, the rest evenly:
+            where things only move when touched, most windows say little.
         past_noise: largest standard deviation of the noise on the past's image latents; each window draws its own.
         past_proprio_noise: the same for proprioception. Small: contact is a matter of a hundredth of its spread.
         read_share: share of windows whose first ``context`` frames carry proprioception as read from the image.
@@ -42,6 +44,7 @@ class DynamicsLoss:
     batch_size: int = 16
     frames: int = 17
     start_share: float = 0.5
+    motion_share: float = 0.0
     past_noise: float = 0.1
     past_proprio_noise: float = 0.01
     read_share: float = 0.5
@@ -52,6 +55,27 @@ class DynamicsLoss:
     self_forcing_depth: int = 3
     image: float = 1.0
     proprio: float = 10.0
+
+
+def motion_of_windows(proprio: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
+    """How far proprioception moves in the windows of ``frames`` rows at ``starts``, summed up over the windows.
+
+    Args:
+        proprio: (N, K, h, w) standardised.
+    Returns:
+        (len(starts),) float64, ascending: entry i less entry i - 1 is what moves in window i.
+    Raises:
+        ValueError: there is no proprioception, or nothing moves.
+    """
+    moved = np.zeros(len(proprio))  # from the first row to each
+    if proprio.shape[1]:
+        moved[1:] = np.cumsum(
+            np.abs(np.diff(proprio.astype(np.float32), axis=0)).mean(axis=(1, 2, 3)), dtype=np.float64
+        )
+    total = np.cumsum(moved[starts + frames - 1] - moved[starts])
+    if not total[-1] > 0:
+        raise ValueError("motion_share draws windows in which proprioception moves, and none does: set it to 0")
+    return total
 
 
 class DynamicsTraining(nn.Module):
@@ -86,8 +110,18 @@ class DynamicsTraining(nn.Module):
         self.latents, self.actions, self.starts = latents, actions, starts
         self.image_channels, self.seed, self.bf16 = image_channels, seed, bf16
         self.read, self.context = read, context
+        self.motion = motion_of_windows(latents[:, image_channels:], starts, loss.frames) if loss.motion_share else None
         self.denoise = compiled(transformer.forward, compile, transformer.device)
         self.redraw = None if refiner is None else refiner.redraw  # a function: the refiner is not trained here
+
+    def draw_windows(self, rng: np.random.Generator) -> np.ndarray:
+        """Rows (B,) at which the windows of a batch start."""
+        count = self.config.batch_size
+        rows = rng.choice(self.starts, count)
+        if self.motion is None:
+            return rows
+        places = np.searchsorted(self.motion, rng.random(count) * self.motion[-1], side="right")
+        return np.where(rng.random(count) < self.config.motion_share, self.starts[places], rows)
 
     def window(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Rows (B,) -> latents (B, C, T, h, w), actions (B, T, A) leading to each frame (first: zeros)."""
@@ -141,7 +175,7 @@ class DynamicsTraining(nn.Module):
         rng = batch_rng(self.seed, step)
         device = self.transformer.device
         noise = noise_generator(self.seed, step, device)
-        rows = rng.choice(self.starts, c.batch_size)
+        rows = self.draw_windows(rng)
         clip, actions = self.window(rows)
         past, target = clip[:, :, :-1], clip[:, :, 1:]
         if self.read is not None:

@@ -4,7 +4,7 @@ import torch
 
 from sana_wm.diffusion.flow import FlowConfig
 from sana_wm.training.batches import noise_generator
-from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining
+from sana_wm.training.dynamics_stage import DynamicsLoss, DynamicsTraining, motion_of_windows
 from sana_wm.training.loop import LoopConfig, run_stage
 from sana_wm.training.optimizer import OptimizerConfig
 from sana_wm.world import world_model
@@ -50,6 +50,26 @@ def test_losses_are_a_pure_function_of_the_step():
     torch.manual_seed(123)
     assert first == {k: float(v.detach()) for k, v in training.losses(7, 0.9).items()}
     assert first != {k: float(v.detach()) for k, v in training.losses(8, 0.9).items()}
+
+
+def test_windows_are_drawn_in_proportion_to_what_moves_in_them():
+    proprio = np.zeros((40, 2, 1, 1), np.float32)
+    proprio[20:, 0] = 3.0  # one jump, between rows 19 and 20
+    proprio[30:, 0] = 4.0  # a third of it, between rows 29 and 30
+    starts = np.array([0, 5, 15, 16, 25, 26, 34])
+    share = np.diff(motion_of_windows(proprio, starts, 6), prepend=0.0)
+    np.testing.assert_allclose(share / share.sum(), np.array([0, 0, 3, 3, 1, 1, 0]) / 8)
+
+    training = moving(FLOWS[1], DynamicsLoss(batch_size=700, frames=6, motion_share=0.5))
+    training.starts, training.motion = starts, np.cumsum(share)
+    rows = np.concatenate([training.draw_windows(np.random.default_rng(k)) for k in range(20)])
+    drawn = (rows[:, None] == starts).mean(axis=0)
+    np.testing.assert_allclose(drawn, 0.5 / 7 + 0.5 * share / share.sum(), atol=0.015)
+
+    with pytest.raises(ValueError, match="set it to 0"):
+        motion_of_windows(proprio[:10], np.arange(3), 6)
+    with pytest.raises(ValueError, match="set it to 0"):
+        motion_of_windows(proprio[:, :0], starts, 6)
 
 
 @EVERY_FLOW
