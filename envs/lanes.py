@@ -17,9 +17,10 @@ from sana_wm.envs.env_state import EnvState
 from sana_wm.envs.observations import check_kind, observation_space, observe
 from sana_wm.envs.rewards import Reward, RewardFunction, numbers
 from sana_wm.envs.start_options import StartOptions, default_options, raw_frames, repeat_options
+from sana_wm.envs.trust_watch import TrustWatch
 
 if TYPE_CHECKING:
-    from sana_wm.world import Prediction, VideoWorld, WorldModel
+    from sana_wm.world import Prediction, VideoWorld, WorldModel, WorldState
 
 RENDER_PIXELS = 256  # the shorter side of a rendered frame is at least this
 
@@ -54,6 +55,7 @@ class Lanes:
         obs: what observations are, see `observation_space`.
         reward_fn, goal: see `Reward`.
         state_bytes: whether infos tell the size of a lane's state.
+        trust, truncate_untrusted: see `TrustWatch.parse`.
         defaults: image, prompt, intrinsics and fov where `reset` is not told them; only for video worlds.
 
     Attributes:
@@ -76,6 +78,8 @@ class Lanes:
         reward_fn: RewardFunction | None = None,
         goal: Any = None,
         state_bytes: bool = False,
+        trust: Any = None,
+        truncate_untrusted: Any = None,
         **defaults: Any,
     ):
         if num_lanes < 1:
@@ -90,6 +94,7 @@ class Lanes:
         self.actions = ActionReader(self.world.codec, action_units, action_set)
         self.reward = Reward(self.world, num_lanes, reward_fn, goal)
         self.threshold, self.state_bytes = threshold, state_bytes
+        self.watch = TrustWatch.parse(self.world, obs, trust, truncate_untrusted)
         limit = self.world.config.max_episode_steps if max_episode_steps is None else max_episode_steps
         self.max_episode_steps = None if limit == -1 else limit
         self.defaults = default_options(self.world, num_lanes, **defaults)
@@ -161,14 +166,16 @@ class Lanes:
         starts = np.array([start for start, _ in draws])
         seeds = np.array([seed for _, seed in draws], np.int64)
         try:
-            state = EnvState.at_start(options.begin(self.world, chosen, starts, seeds))
+            state = EnvState.at_start(self._watched(options.begin(self.world, chosen, starts, seeds)))
             prediction = self.world.read(state.world.latent)
-            made = self._put(lanes, state, prediction)
+            made = np.asarray(self.world.frames(state.world)) if self.watch.drift else None
+            found = self._signals(None, prediction, None, made) if self.watch.names else {}
+            made = self._put(lanes, state, prediction, made=made)
         except Exception:
             for i, generator_state in zip(chosen, before, strict=True):
                 rngs[i].bit_generator.state = generator_state
             raise
-        return self._with_frames(self._infos(state, prediction), made)
+        return self._with_frames(self._infos(state, prediction, self.watch.shown(found)), made)
 
     def check_actions(self, actions: Any, lead: tuple[int, ...], lanes: np.ndarray) -> np.ndarray:
         """The actions (*lead, *shape) of the masked lanes in dataset units, float32 (K, ..., *action shape).
@@ -194,6 +201,7 @@ class Lanes:
         terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
         infos: list[dict[str, Any]] = [{}] * count
         proprio: np.ndarray | None = None
+        decoded: np.ndarray | None = None
         live = np.arange(count)
         for k in range(horizon):
             before = state if len(live) == count else state.select(live)
@@ -205,11 +213,19 @@ class Lanes:
             if self.max_episode_steps is not None:
                 truncated[live] = elapsed >= self.max_episode_steps
             ended = terminated[live] | truncated[live]
+            if k == horizon - 1 or ended.any() or self.watch.limits:
+                frames = np.asarray(self.world.frames(world)) if self.watch.drift else None
+                found = self._signals(before, prediction, actions[live, k], frames)
+                broken = self.watch.broken(found, len(live))
+                truncated[live] |= [name is not None for name in broken]
+                ended = terminated[live] | truncated[live]
+                made = self._infos(EnvState(world, elapsed, ended), prediction, self.watch.shown(found))
+                for lane, info, name in zip(live, made, broken, strict=True):
+                    infos[lane] = info if name is None else info | {"truncated_by": name}
+                if frames is not None:
+                    decoded = np.zeros((count, *frames.shape[1:]), np.uint8) if decoded is None else decoded
+                    decoded[live] = frames
             after = EnvState(world, elapsed, ended)
-            if k == horizon - 1 or ended.any():
-                made = self._infos(after, prediction, self._signals(before, prediction, actions[live, k]))
-                for lane, info in zip(live, made, strict=True):
-                    infos[lane] = info
             if prediction.proprio is not None:
                 rows = _rows(prediction.proprio)
                 proprio = rows if proprio is None else proprio
@@ -218,7 +234,7 @@ class Lanes:
             live = live[~ended]
             if not len(live):
                 break
-        made = self._put(lanes, state, proprio=proprio)
+        made = self._put(lanes, state, proprio=proprio, made=decoded)
         return Transition(rewards, terminated, truncated, self._with_frames(infos, made), steps)
 
     def set_state(self, state: Any) -> None:
@@ -233,7 +249,7 @@ class Lanes:
                 f"got a state of {state.num_lanes} lanes, this environment has {self.num_lanes}; "
                 f"cut it with state.select(lanes)"
             )
-        world = self.world.adopt(state.world)
+        world = self._watched(self.world.adopt(state.world))
         self._put(np.ones(self.num_lanes, bool), EnvState(world, state.elapsed, state.ended))
 
     def get_state(self) -> EnvState:
@@ -274,15 +290,17 @@ class Lanes:
         state: EnvState,
         prediction: Prediction | None = None,
         proprio: np.ndarray | None = None,
+        made: np.ndarray | None = None,
     ) -> np.ndarray | None:
         """Replaces the state of the lanes of the mask `lanes` (B,) and, where observations show them, their frames.
 
         Args:
-            prediction, proprio (K, P): whatever is known of these lanes, so that it need not be computed again.
+            prediction, proprio (K, P), made: whatever is known of these lanes, so that it need not be computed again.
         Returns:
             All raw frames that the last step of these K lanes made, uint8 (K, n, H, W, 3), if they were decoded.
         """
-        made = None if self.obs == "latents" else np.asarray(self.world.frames(state.world))
+        if made is None and self.obs != "latents":
+            made = np.asarray(self.world.frames(state.world))
         frames = None if made is None else made[:, -1]
         if prediction is not None and prediction.proprio is not None:
             proprio = _rows(prediction.proprio)
@@ -304,14 +322,23 @@ class Lanes:
             return numbers(prediction.success) > self.threshold
         return np.zeros(len(prediction.latents), bool)
 
-    def _signals(self, before: EnvState, prediction: Prediction, actions: np.ndarray) -> dict[str, np.ndarray]:
+    def _watched(self, world: WorldState) -> WorldState:
+        """The state as the environment's trust options want it: counting its doubts, or not."""
+        return self.world.watch(world, self.watch.uncertainty) if hasattr(self.world, "watch") else world
+
+    def _signals(
+        self, before: EnvState | None, prediction: Prediction, actions: np.ndarray | None, frames: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
         """What a world that can tell says of how far a step (K lanes) is to be trusted: name -> (K,).
 
-        Such a world has `signals(state, prediction, actions)`: the state before the step, the actions in dataset units.
+        Such a world has `signals(state, prediction, actions)`: the state before the step (None: there was none), the
+        actions in dataset units; and takes the `frames` it made where `drift` is watched.
         """
-        if not hasattr(self.world, "signals"):
+        unwatched = hasattr(self.world, "signal_names") and not self.watch.names
+        if unwatched or not hasattr(self.world, "signals"):
             return {}
-        found = self.world.signals(before.world, prediction, actions)
+        extra = {"frames": frames} if self.watch.drift else {}
+        found = self.world.signals(None if before is None else before.world, prediction, actions, **extra)
         return {
             name: np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
             for name, value in found.items()
@@ -332,7 +359,7 @@ class Lanes:
             columns["terminated_probability"] = numbers(prediction.terminated).tolist()
         if prediction.proprio is not None:
             columns["proprio"] = [row.copy() for row in _rows(prediction.proprio)]  # infos share nothing
-        if prediction.uncertainty is not None:
+        if prediction.uncertainty is not None and "model_uncertainty" not in (signals or {}):
             columns["uncertainty"] = numbers(prediction.uncertainty).tolist()
         for name, values in (signals or {}).items():
             columns[name] = values.tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -30,8 +31,9 @@ class SanaWMEnv(gymnasium.Env):
     the dataset the world was fitted to. The reward is the world's reward head (0 where it has none), `terminated` its
     termination head (its success head where the data has no termination), `truncated` the length of the episode. `info`
     has `frame` (index since the first context frame) and, as far as the world has the heads, `is_success`,
-    `success_probability`, `terminated_probability`, `proprio` (float32, dataset units) and `uncertainty`, and after a
-    step what `world.signals` says of how far it is to be trusted, where a world has that.
+    `success_probability`, `terminated_probability` and `proprio` (float32, dataset units), and where it was calibrated
+    how far to trust it: `model_uncertainty`, `ood_action`, `ood_state`, `drift` and `trusted` (after `reset` only what
+    a state alone can tell).
 
     A SANA-WM release is a world of video: a step is one latent frame, n = 8 raw frames, of which the observation is the
     last and `info["frames"]`, uint8 (n, H, W, 3), has all (after `reset` n times the image; none with latents). Its
@@ -61,6 +63,11 @@ class SanaWMEnv(gymnasium.Env):
         reward_fn: `Prediction` of K lanes (here 1) -> K rewards, in place of the reward head.
         goal: a picture; the reward is minus the mean squared distance of latents to it. Neither ends an episode.
         state_bytes: whether `info["state_bytes"]` tells the size of the state.
+        trust: which of the world's trust signals infos tell (docs/trust.md): None or True for all (without `drift`
+            where `obs` is "latents", which decodes nothing), False for none, which is faster, or a list of names. Each
+            is 1 where 99 % of held-out steps are below; `info["trusted"]` is whether none exceeds 1.
+        truncate_untrusted: True truncates an episode where a signal exceeds 1, a number x where one exceeds x, a dict
+            {signal: x} looks at these alone. `info["truncated_by"]` then names the signal.
 
     >>> import gymnasium as gym
     >>> env = gym.make("sana_wm:SanaWM-v0", world="pusht-64")  # doctest: +SKIP
@@ -91,13 +98,15 @@ class SanaWMEnv(gymnasium.Env):
         reward_fn: RewardFunction | None = None,
         goal: Any = None,
         state_bytes: bool = False,
+        trust: bool | Sequence[str] | None = None,
+        truncate_untrusted: bool | float | Mapping[str, float] | None = None,
     ):
         check_render_mode(render_mode)
         self.render_mode = render_mode
         self.lanes = Lanes(
             world, 1, max_episode_steps, action_units, threshold, device, actions, obs=obs, action_set=action_set,
-            reward_fn=reward_fn, goal=goal, state_bytes=state_bytes, image=image, prompt=prompt, intrinsics=intrinsics,
-            fov=fov,
+            reward_fn=reward_fn, goal=goal, state_bytes=state_bytes, trust=trust,
+            truncate_untrusted=truncate_untrusted, image=image, prompt=prompt, intrinsics=intrinsics, fov=fov,
         )  # fmt: skip
         self.metadata = {**self.metadata, "render_fps": self.lanes.steps_per_second}
         self.observation_space = self.lanes.observation_space

@@ -39,8 +39,8 @@ class SanaWMVectorEnv(VectorEnv):
         autoreset_mode: an `AutoresetMode`, its name or its value ("next_step", "same_step", "disabled").
         world, render_mode, max_episode_steps, action_units, threshold, device, actions: as in `SanaWMEnv`.
         image, prompt, intrinsics, fov, goal: as in `SanaWMEnv`, for all lanes, or a list (array) of one for each.
-        obs, action_set, reward_fn, state_bytes: as in `SanaWMEnv`. A step may give `reward_fn` fewer lanes than there
-            are: those that begin anew are not among them.
+        obs, action_set, reward_fn, state_bytes, trust, truncate_untrusted: as in `SanaWMEnv`. A step may give
+            `reward_fn` fewer lanes than there are: those that begin anew are not among them.
     """
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": 10, "autoreset_mode": AutoresetMode.NEXT_STEP}
@@ -65,17 +65,24 @@ class SanaWMVectorEnv(VectorEnv):
         reward_fn: RewardFunction | None = None,
         goal: Any = None,
         state_bytes: bool = False,
+        trust: bool | Sequence[str] | None = None,
+        truncate_untrusted: bool | float | Mapping[str, float] | None = None,
     ):
         check_render_mode(render_mode)
         self.render_mode = render_mode
         self.autoreset_mode = parse_autoreset_mode(autoreset_mode)
         self.lanes = Lanes(
             world, num_envs, max_episode_steps, action_units, threshold, device, actions, obs=obs,
-            action_set=action_set, reward_fn=reward_fn, goal=goal, state_bytes=state_bytes, image=image, prompt=prompt,
-            intrinsics=intrinsics, fov=fov,
+            action_set=action_set, reward_fn=reward_fn, goal=goal, state_bytes=state_bytes, trust=trust,
+            truncate_untrusted=truncate_untrusted, image=image, prompt=prompt, intrinsics=intrinsics, fov=fov,
         )  # fmt: skip
         config = self.world.config
-        ends = self.lanes.max_episode_steps is not None or config.has_terminated or config.has_success
+        ends = (
+            self.lanes.max_episode_steps is not None
+            or config.has_terminated
+            or config.has_success
+            or self.lanes.watch.limits
+        )
         if self.autoreset_mode is not AutoresetMode.DISABLED and ends and not self.lanes.can_begin_unasked:
             raise ValueError(
                 "finished lanes begin anew by themselves, but this world has no starts of its own: pass image= and "

@@ -26,6 +26,7 @@ from sana_wm.training.loop import LoopConfig
 from sana_wm.training.optimizer import OptimizerConfig
 from sana_wm.training.refiner_stage import RefinerLoss
 from sana_wm.training.tokenizer_stage import TokenizerLoss
+from sana_wm.training.trust_stage import TrustSettings, calibrated
 from sana_wm.world import WorldConfig, WorldModel
 
 TRAINED = ("tokenizer", "heads", "refiner", "dynamics", "decoder")
@@ -71,6 +72,8 @@ class Run:
             raise ValueError("recipe.decoder fits the decoder to the refiner, and recipe.refiner is null: null both")
         self.decoder_loss = recipe.settings(DecoderLoss, stages["decoder"]["loss"]) if "decoder" in stages else None
         self.heads_loss = recipe.settings(HeadsLoss, stages["heads"]["loss"])
+        trust = self.recipe.get("trust", {})
+        self.trust_settings = None if trust is None else recipe.settings(TrustSettings, trust)
         self.flow = recipe.settings(FlowConfig, self.recipe["flow"])
         self.bounds = recipe.settings(recipe.Bounds, self.data["bounds"])
         self.dcae = DCAEConfig.from_dict(config["tokenizer"])
@@ -244,6 +247,16 @@ class Run:
             self.columns, self.folder, self.device, self.log,
         )  # fmt: skip
 
+    def trust(self, world: WorldModel) -> None:
+        """Calibrate the finished world's trust signals; nothing where the recipe says null."""
+        if self.trust_settings is None:
+            return
+        with self.log.stage("trust", self.trust_settings.batches) as show:
+            world.trust = calibrated(
+                world, self.dataset, self.trust_settings, camera=self.columns.camera, action=self.columns.action,
+                seed=self.seed, progress=lambda done, _: show(done, None, {}),
+            )  # fmt: skip
+
     def look(self, world: WorldModel) -> dict[str, float]:
         """Validation of the dynamics: a film of imagined episodes, and numbers."""
         film = recipe.sample_video(world, self.arrays, self.columns)
@@ -293,6 +306,7 @@ def run(config: dict[str, Any]) -> None:
         job.decoder(world)
         if stage == "decoder":
             return
+        job.trust(world)
         folder = job.save(world)
         if stage == "bundle":
             return

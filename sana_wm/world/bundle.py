@@ -1,8 +1,10 @@
 """Bundles: the folder that a world is saved in. Safetensors and json only; written whole or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,12 @@ from torch import nn
 
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.starts import Starts
+from sana_wm.world.trust import Trust, trust_shapes
 
 SHIPPED = Path(__file__).resolve().parent.parent / "worlds"
+TRUST = "trust.safetensors"
+TRUST_FORMAT = "sana_wm.trust.1"
+CALIBRATE = "calibrate the world again (python -m sana_wm.calibrate)"
 
 
 def shipped_worlds() -> list[str]:
@@ -95,6 +101,53 @@ def load_starts(folder: Path) -> Starts:
     return Starts(tensors["frames"].numpy(), tensors["actions"].numpy())
 
 
+def load_trust(folder: Path, config: WorldConfig) -> Trust | None:
+    """The calibration beside the weights. None: there is none, or (with a warning) it is that of other weights.
+
+    Raises:
+        ValueError: a file that is damaged or does not fit the world.
+    """
+    path = folder / TRUST
+    if not path.exists():
+        return None
+    tensors = _tensors(path)
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    facts = header.get("__metadata__", {})
+    if facts.get("format") != TRUST_FORMAT:
+        raise ValueError(f"{path}: format {facts.get('format')!r}, this version reads {TRUST_FORMAT!r}; {CALIBRATE}")
+    known = tensors["places"].shape if tensors.get("places", torch.zeros(0)).ndim == 2 else (0, 1)
+    wanted = trust_shapes(config, known[0], known[1] - 1)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        told = "; ".join(f"{name} is {found.get(name)}, expected {wanted.get(name)}" for name in wrong)
+        raise ValueError(f"{path} does not fit config.json: {told}; {CALIBRATE}")
+    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    broken += ["quantiles"] if not (tensors["quantiles"] > 0).all() else []
+    if broken:
+        raise ValueError(f"{path}: {broken} hold numbers that no calibration makes; {CALIBRATE}")
+    if facts.get("transformer") != _digest(folder / "transformer.safetensors"):
+        warnings.warn(f"{path} was calibrated for other weights and is left aside; {CALIBRATE}", stacklevel=3)
+        return None
+    return Trust(tensors)
+
+
+def save_trust(folder: Path, trust: Trust) -> None:
+    """Write a calibration beside the weights that it was made for, whole or not at all."""
+    tensors = trust.tensors()
+    tensors["places"] = tensors["places"].half()  # most of the file
+    facts = {"format": TRUST_FORMAT, "transformer": _digest(folder / "transformer.safetensors")}
+    partial = folder / f"{TRUST}.partial"
+    save_file(tensors, partial, metadata=facts)
+    partial.chmod(0o644)
+    os.replace(partial, folder / TRUST)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _previous(folder: Path) -> Path:
     """Where the old bundle stands while a new one takes its place."""
     folder = folder.absolute()  # "." has no name
@@ -108,6 +161,7 @@ def save_bundle(
     starts: Starts,
     card: str,
     dtype: torch.dtype | None = None,
+    trust: Trust | None = None,
 ) -> None:
     """Write beside the target and swap it in; an existing bundle is replaced only by a complete one.
 
@@ -134,6 +188,8 @@ def save_bundle(
         {"frames": torch.from_numpy(frames), "actions": torch.from_numpy(actions)}, partial / "starts.safetensors"
     )
     (partial / "card.md").write_text(card)
+    if trust is not None:
+        save_trust(partial, trust)
     for path in partial.iterdir():  # safetensors writes for the owner alone; an installed world is read by everybody
         path.chmod(0o644)
     old = _previous(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from sana_wm.models.refiner import Refiner
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.nn.proprio import pack, unpack
 from sana_wm.world.action_codec import as_action_tensor
-from sana_wm.world.bundle import load_part, load_starts, locate, read_config, save_bundle
+from sana_wm.world.bundle import load_part, load_starts, load_trust, locate, read_config, save_bundle
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.noise import lane_noise
 from sana_wm.world.starts import Starts
 from sana_wm.world.tokenizer import FrameTokenizer
+from sana_wm.world.trust import DOUBT, SIGNALS, Trust, disagreements
 from sana_wm.world.world_state import WorldState
 
 
@@ -41,7 +42,9 @@ class Prediction:
     Attributes:
         latents: (B, C, h, w) or (B, H, C, h, w).
         reward: (B,) or (B, H). terminated, success: probabilities, same shape. proprio: (..., P), dataset units.
-        uncertainty: None until a world offers it. Fields that a world has no head for are None.
+        uncertainty: the signal `model_uncertainty` (docs/trust.md), where it was asked for: of steps from a watched
+            state (`WorldModel.watch`) and of `rollout(..., uncertainty=True)`. Fields that a world has no head for are
+            None.
     """
 
     latents: Tensor
@@ -68,16 +71,22 @@ class WorldModel:
         starts: Starts,
         card: str = "",
         refiner: Refiner | None = None,
+        trust: Trust | None = None,
     ):
         self.config, self.codec, self.starts, self.card = config, config.codec, starts, card
         self.transformer = transformer.eval().requires_grad_(False)
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.heads = heads.eval().requires_grad_(False)
         self.refiner = refiner.eval().requires_grad_(False) if refiner is not None else None
+        self.trust = trust
 
     @classmethod
-    def from_pretrained(cls, name_dir_or_repo: str | os.PathLike, device: Any = None) -> WorldModel:
+    def from_pretrained(
+        cls, name_dir_or_repo: str | os.PathLike, device: Any = None, *, trust: bool = True
+    ) -> WorldModel:
         """Load a bundle: a folder, the name of a shipped world, or a hub repository.
+
+        trust: whether to load the trust data as well, where there are any.
 
         Raises:
             ValueError: unknown world, or files that are missing, damaged or do not fit each other.
@@ -93,11 +102,12 @@ class WorldModel:
         world = cls(config, transformer, tokenizer, heads, load_starts(folder), text, refiner)
         for name, module in world.parts.items():
             load_part(module, folder / f"{name}.safetensors")
+        world.trust = load_trust(folder, config) if trust else None
         return world.to(device) if device is not None else world
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         """Write the bundle, whole or not at all. ``dtype``: precision of the stored weights (default: as they are)."""
-        save_bundle(Path(folder), self.config, self.parts, self.starts, self.card, dtype)
+        save_bundle(Path(folder), self.config, self.parts, self.starts, self.card, dtype, self.trust)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -112,6 +122,8 @@ class WorldModel:
         for module in self.parts.values():
             module.to(device)
         self.tokenizer.to(memory_format=torch.channels_last)
+        if self.trust is not None:
+            self.trust.to(device)
         return self
 
     @property
@@ -205,22 +217,96 @@ class WorldModel:
                 f"actions have shape {tuple(np.shape(actions))}, expected {(state.num_lanes, self.codec.width)}"
             )
         checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
-        state = self._advance(state, self.codec.normalise(as_action_tensor(checked, self.device)))
-        return state, self.read(state.latent)
+        led_by = self.codec.normalise(as_action_tensor(checked, self.device))
+        before, state = state, self._advance(state, led_by)
+        if self.trust is None or DOUBT not in before.carried:
+            return state, self.read(state.latent)
+        state = self._doubted(before, state, led_by)
+        return state, replace(self.read(state.latent), uncertainty=self.trust.uncertainty(state.carried[DOUBT]))
 
-    def rollout(self, state: WorldState, actions: np.ndarray | Tensor) -> Prediction:
-        """Imagine H steps without decoding. actions: (B, H, A) in dataset units -> Prediction over H."""
+    def rollout(self, state: WorldState, actions: np.ndarray | Tensor, uncertainty: bool = False) -> Prediction:
+        """Imagine H steps without decoding. actions: (B, H, A) in dataset units -> Prediction over H.
+
+        uncertainty: whether the prediction says it, at the cost of half as much again.
+        """
         state = self.adopt(state)
+        state = self.watch(state) if uncertainty else state
         shape = tuple(np.shape(actions))
         if len(shape) != 3 or shape[0] != state.num_lanes or shape[1] < 1 or shape[2] != self.codec.width:
             raise ValueError(f"actions have shape {shape}, expected ({state.num_lanes}, H >= 1, {self.codec.width})")
         checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
         led_by = self.codec.normalise(as_action_tensor(checked, self.device))
-        latents = []
+        latents, doubts = [], []
         for k in range(shape[1]):
-            state = self._advance(state, led_by[:, k], last=k == shape[1] - 1)
+            before, state = state, self._advance(state, led_by[:, k], last=k == shape[1] - 1)
             latents.append(state.latent)
-        return self.read(torch.stack(latents, dim=1))
+            if uncertainty:
+                state = self._doubted(before, state, led_by[:, k])
+                doubts.append(state.carried[DOUBT])
+        prediction = self.read(torch.stack(latents, dim=1))
+        if not uncertainty:
+            return prediction
+        return replace(prediction, uncertainty=self.trust.uncertainty(torch.stack(doubts, dim=1)))
+
+    @property
+    def signal_names(self) -> tuple[str, ...]:
+        """The trust signals that the world can tell: all of docs/trust.md, or none if it was never calibrated."""
+        return SIGNALS if self.trust is not None else ()
+
+    def watch(self, state: WorldState, on: bool = True) -> WorldState:
+        """The state with a count of its doubts, from here on where it has none, or (``on=False``) without.
+
+        Steps of a watched state predict twice and fill ``Prediction.uncertainty``.
+
+        Raises:
+            ValueError: the world was never calibrated.
+        """
+        if not on:
+            return replace(state, carried={}) if state.carried else state
+        if self.trust is None:
+            raise ValueError(
+                "this world has no trust data: calibrate it (python -m sana_wm.calibrate), or ask for no uncertainty"
+            )
+        if DOUBT in state.carried:
+            return state
+        return replace(state, carried={DOUBT: torch.zeros(state.num_lanes, device=state.seeds.device)})
+
+    @torch.no_grad()
+    def signals(
+        self,
+        state: WorldState | None,
+        prediction: Prediction,
+        actions: np.ndarray | Tensor | None,
+        frames: np.ndarray | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The trust signals of a step, name -> float32 (B,); 1 is what 99 % of held-out steps stay below.
+
+        Args:
+            state: before the step, and ``actions`` (B, A) in dataset units: for ``ood_action``. None: of no step, but
+                of the latents of ``prediction`` alone.
+            prediction: of the step. ``model_uncertainty`` is its ``uncertainty``.
+            frames: uint8 (B, n, H, W, 3) as decoded after the step: for ``drift``, which encodes the last again.
+        Returns: those whose arguments are there; nothing for a world that was never calibrated.
+        """
+        if self.trust is None:
+            return {}
+        heads, found = self.config.heads, {}
+        if prediction.uncertainty is not None:
+            found["model_uncertainty"] = prediction.uncertainty
+        if state is not None:
+            led_by = self.codec.normalise(as_action_tensor(actions, self.device))
+            found["ood_action"] = self.trust.ood_action(state.latent, led_by, heads)
+        found["ood_state"] = self.trust.ood_state(prediction.latents, heads)
+        if frames is not None:
+            again = self.encode(np.ascontiguousarray(frames[:, -1:]))[:, 0]
+            found["drift"] = self.trust.drift(prediction.latents, again, heads)
+        return {name: signal.float().cpu().numpy() for name, signal in found.items()}
+
+    @torch.no_grad()
+    def _doubted(self, before: WorldState, after: WorldState, led_by: Tensor) -> WorldState:
+        """The state after a step, with what is to be doubted of that step on top of what was before."""
+        doubt = self.trust.doubts(disagreements(self, before, after.latent, led_by))
+        return replace(after, carried={DOUBT: before.carried[DOUBT] + doubt})
 
     @torch.no_grad()
     def _advance(self, state: WorldState, actions: Tensor, last: bool = False) -> WorldState:

@@ -48,6 +48,8 @@ SMALL_WORLD = [
     "recipe.decoder.loss.batch_size=4",
     "recipe.dynamics.loss.batch_size=2",
     "recipe.dynamics.loss.frames=5",
+    "recipe.trust.train_clips=5",
+    "recipe.trust.held_out_clips=5",
     "device=cpu",
     "stage=bundle",
 ]
@@ -100,6 +102,7 @@ def test_interrupted_and_run_again_the_command_makes_a_world(dots, tmp_path):
     world = WorldModel.from_pretrained(out / "world")
     assert world.config.proprio_names == ("x", "y") and world.codec.names == ("dx", "dy")
     assert world.config.has_reward and world.config.has_success and not world.config.has_terminated
+    assert world.signal_names == ("model_uncertainty", "ood_action", "ood_state", "drift")
     assert len(world.starts) == 4 and world.config.context == 2 and world.config.fps == 5
     env = gym.make("SanaWM-v0", world=out / "world")
     observation, _ = env.reset(seed=0)
@@ -111,9 +114,10 @@ def test_interrupted_and_run_again_the_command_makes_a_world(dots, tmp_path):
 def test_a_dataset_of_frames_and_actions_alone_is_enough(dots, tmp_path):
     overrides = [f"data.root={dots}", f"out={tmp_path}", "data.columns.proprio=[]"]
     overrides += ["data.columns.reward=null", "data.columns.success=null", "weights=float32"]
-    overrides += ["recipe.refiner=null", "recipe.decoder=null"]
+    overrides += ["recipe.refiner=null", "recipe.decoder=null", "recipe.trust=null"]
     run(configuration(*overrides))
     world = WorldModel.from_pretrained(tmp_path / "world")
+    assert world.signal_names == ()
     assert world.config.proprio_names == () and not world.config.has_reward and world.refiner is None
     before = {path.name: path.read_bytes() for path in (tmp_path / "world").glob("*.safetensors")}
     run(configuration(*overrides))  # finished stages are only loaded
