@@ -1,58 +1,67 @@
-"""What a planner can want: to look like a goal, to stand like a goal, or a weighted sum of wishes.
+"""What a planner can want, and sums of wishes.
 
 All are `sana_wm.agents.protocols.Objective`: called with a prediction over B lanes and H steps they return costs (B,).
-With goals for N starts, lanes come in N groups of B / N, as `State.repeat` lays them out.
+Goals (`LatentGoal`, `PixelGoal`, `ProprioGoal`) live in `sana_wm.agents.goals`, what a world's heads predict
+(`PredictedReward`, `SuccessProbability`, `UncertaintyPenalty`) in `sana_wm.agents.outcomes`. Every formula holds for
+arrays, and for tensors with a gradient.
+
+An objective that scores the actions themselves has `needs_actions = True` and is called with (prediction, actions); one
+that scores how sure the world is has `needs_uncertainty = True`, and the rollout is asked for it.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
-from sana_wm.agents.protocols import Objective
+from sana_wm.agents.goals import LatentGoal, PixelGoal, ProprioGoal
+from sana_wm.agents.outcomes import PredictedReward, SuccessProbability, UncertaintyPenalty
+from sana_wm.agents.predictions import array, like
+from sana_wm.agents.protocols import Dynamics, Objective, Rollout, State
 
-Reduction = Literal["last", "mean", "min"]
-
-
-class LatentGoal:
-    """Mean squared distance of imagined latents to goal latents (N, C, h, w).
-
-    Needs no proprioception: any world can be planned in with it.
-    """
-
-    def __init__(self, goal_latents: Any, *, over_horizon: Reduction = "last"):
-        self.goal = _array(goal_latents)
-        self.over_horizon = _check_reduction(over_horizon)
-        if self.goal.ndim != 4:
-            raise ValueError(f"goal_latents must have shape (N, C, h, w), got {self.goal.shape}")
-
-    def __call__(self, prediction) -> np.ndarray:
-        latents = _group(_require(prediction, "latents"), len(self.goal))  # (N, S, H, C, h, w)
-        difference = latents - self.goal[:, None, None]
-        return _reduce(np.square(difference).mean(axis=(-3, -2, -1)), self.over_horizon).reshape(-1)
+__all__ = [
+    "ActionPenalty",
+    "LatentGoal",
+    "PixelGoal",
+    "PredictedReward",
+    "ProprioGoal",
+    "SuccessProbability",
+    "UncertaintyPenalty",
+    "WeightedSum",
+    "imagine",
+    "score",
+    "select",
+]
 
 
-class ProprioGoal:
-    """Root mean squared distance, in the dataset's units, of chosen proprioceptive columns to a goal.
+class ActionPenalty:
+    """Mean square of the actions and of their changes, in halves of the action range.
 
     Args:
-        goal: (N, P) all proprioceptive columns of each goal; only `columns` count.
-        columns: which columns; all of them by default.
-        over_horizon: "last" wants to be there at the end, "min" to pass there at any step, "mean" to get there early.
+        action_space: Box (A,) with finite bounds.
+        magnitude: weight of the distance to the middle of the range; for velocities and forces, not for targets.
+        smoothness: weight of the difference between successive actions.
     """
 
-    def __init__(self, goal: Any, columns: Sequence[int] | None = None, *, over_horizon: Reduction = "last"):
-        goal = _array(goal)
-        if goal.ndim != 2:
-            raise ValueError(f"goal must have shape (N, P), got {goal.shape}")
-        self.columns = list(range(goal.shape[1]) if columns is None else columns)
-        self.goal = goal[:, self.columns]
-        self.over_horizon = _check_reduction(over_horizon)
+    needs_actions = True
 
-    def __call__(self, prediction) -> np.ndarray:
-        proprio = _group(_require(prediction, "proprio")[..., self.columns], len(self.goal))  # (N, S, H, columns)
-        distance = np.sqrt(np.square(proprio - self.goal[:, None, None]).mean(axis=-1))
-        return _reduce(distance, self.over_horizon).reshape(-1)
+    def __init__(self, action_space: spaces.Box, *, magnitude: float = 0.0, smoothness: float = 0.0):
+        if not magnitude and not smoothness:
+            raise ValueError("ActionPenalty needs magnitude=... or smoothness=...: as it is, it penalises nothing")
+        low, high = np.asarray(action_space.low, np.float64), np.asarray(action_space.high, np.float64)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(f"ActionPenalty needs finite action bounds, got low={low} high={high}")
+        self.middle, self.half = (low + high) / 2, (high - low) / 2
+        self.magnitude, self.smoothness = magnitude, smoothness
+
+    def __call__(self, prediction, actions) -> Any:
+        actions = array(actions)  # (B, H, A)
+        unit = (actions - like(self.middle, actions)) / like(self.half, actions)
+        cost = self.magnitude * (unit**2).mean((-2, -1))
+        if self.smoothness and unit.shape[1] > 1:
+            cost = cost + self.smoothness * ((unit[:, 1:] - unit[:, :-1]) ** 2).mean((-2, -1))
+        return cost
 
 
 class WeightedSum:
@@ -63,34 +72,42 @@ class WeightedSum:
             raise ValueError("WeightedSum needs at least one (weight, objective) pair")
         self.terms = terms
 
-    def __call__(self, prediction) -> np.ndarray:
-        return sum(weight * objective(prediction) for weight, objective in self.terms)
+    @property
+    def needs_actions(self) -> bool:
+        return any(getattr(objective, "needs_actions", False) for _, objective in self.terms)
+
+    @property
+    def needs_uncertainty(self) -> bool:
+        return any(getattr(objective, "needs_uncertainty", False) for _, objective in self.terms)
+
+    def __call__(self, prediction, actions=None) -> Any:
+        return sum(weight * score(objective, prediction, actions) for weight, objective in self.terms)
+
+    def select(self, starts: Sequence[int]) -> "WeightedSum":
+        """The same wishes for some of the starts."""
+        return WeightedSum(*((weight, select(objective, starts)) for weight, objective in self.terms))
 
 
-def _array(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):  # a tensor, possibly on a GPU
-        value = value.detach().float().cpu().numpy()
-    return np.asarray(value, np.float64)
+def imagine(dynamics: Dynamics, objective: Objective, state: State, actions: Any) -> Rollout:
+    """The rollout of actions (B, H, A), with all that the objective scores."""
+    if not getattr(objective, "needs_uncertainty", False):
+        return dynamics.rollout(state, actions)
+    return dynamics.rollout(state, actions, uncertainty=True)
 
 
-def _require(prediction, field: str) -> np.ndarray:
-    value = getattr(prediction, field)
-    if value is None:
-        raise ValueError(f"this objective scores {field}, but the dynamics predicts none; choose another objective")
-    return _array(value)
+def score(objective: Objective, prediction: Any, actions: Any) -> Any:
+    """The costs (B,) of a prediction and the actions (B, H, A) that led to it.
+
+    Raises:
+        ValueError: an objective that needs actions, and there are none.
+    """
+    if not getattr(objective, "needs_actions", False):
+        return objective(prediction)
+    if actions is None:
+        raise ValueError(f"{type(objective).__name__} scores actions: call it with (prediction, actions)")
+    return objective(prediction, actions)
 
 
-def _group(values: np.ndarray, goals: int) -> np.ndarray:
-    if len(values) % goals:
-        raise ValueError(f"{len(values)} lanes cannot be shared evenly among {goals} goals")
-    return values.reshape(goals, -1, *values.shape[1:])
-
-
-def _reduce(cost_NSH: np.ndarray, how: Reduction) -> np.ndarray:
-    return {"last": lambda c: c[..., -1], "mean": lambda c: c.mean(-1), "min": lambda c: c.min(-1)}[how](cost_NSH)
-
-
-def _check_reduction(how: str) -> Reduction:
-    if how not in ("last", "mean", "min"):
-        raise ValueError(f"over_horizon must be 'last', 'mean' or 'min', got {how!r}")
-    return how
+def select(objective: Objective, starts: Sequence[int]) -> Objective:
+    """An objective for some of its starts; one without goals is the same for all of them."""
+    return objective.select(starts) if hasattr(objective, "select") else objective

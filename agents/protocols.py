@@ -38,7 +38,10 @@ class Rollout(Protocol):
 
 class Dynamics(Protocol):
     def rollout(self, state: State, actions: np.ndarray) -> Rollout:
-        """Predict the H steps that follow `actions` (B, H, A) in the dataset's units, one row per lane of `state`."""
+        """Predict the H steps that follow `actions` (B, H, A) in the dataset's units, one row per lane of `state`.
+
+        One that can tell its uncertainty tells it when called with `uncertainty=True`.
+        """
         ...
 
 
@@ -50,5 +53,10 @@ class Objective(Protocol):
     """
 
     def __call__(self, prediction: Rollout) -> Any:
-        """Return the cost (B,) of each lane."""
+        """Return the cost (B,) of each lane.
+
+        One that scores the actions too has an attribute `needs_actions = True` and takes (prediction, actions), the
+        actions (B, H, A) in the dataset's units; one that scores uncertainty has `needs_uncertainty = True`. One with
+        N goals has `select(starts)`, itself with some of them.
+        """
         ...

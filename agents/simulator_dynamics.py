@@ -69,8 +69,13 @@ class SimulatorDynamics:
         """Simulate actions (B, H, A) from B states.
 
         Raises:
-            ValueError: if there is not one action sequence per lane.
+            ValueError: if there is not one action sequence per lane, or a gradient is asked for.
         """
+        if getattr(actions, "requires_grad", False):
+            raise ValueError(
+                "a simulator has no gradient with respect to actions: plan on it with cem, icem, mppi or random, or in "
+                "a world with gradient"
+            )
         actions = np.asarray(actions)
         if actions.ndim != 3 or len(actions) != state.num_lanes:
             raise ValueError(f"actions must have shape ({state.num_lanes}, H, A), got {actions.shape}")

@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sana_wm.evaluation.acting import Run
 from sana_wm.evaluation.drawing import FAINT, GOOD, INK, Sheet
-from sana_wm.evaluation.pairs import Pairs, block_reached
-from sana_wm.evaluation.planning import Run, frames_of_states
 
 if TYPE_CHECKING:
     from sana_wm.world import WorldModel
@@ -17,7 +16,8 @@ SIDE, GAP, LEFT, TOP, MARGIN = 168, 14, 96, 66, 22
 def imagined_frames(world: "WorldModel", run: Run, budget: int) -> np.ndarray:
     """What the executed part of every plan looked like to the planner: uint8 (N, budget, height, width, 3).
 
-    At every replanning the imagination starts anew from what was really seen.
+    At every replanning the imagination starts anew from what was really seen. Where a batch ended early, its last
+    picture stays.
     """
     batches = []
     for agent in run.agents:
@@ -25,22 +25,27 @@ def imagined_frames(world: "WorldModel", run: Run, budget: int) -> np.ndarray:
         for state, plan in zip(agent.planned_from, agent.plans, strict=True):
             prediction = world.rollout(state, plan.actions[:, : agent.replan_every])
             parts.append(world.decode(prediction.latents))
-        batches.append(np.concatenate(parts, axis=1)[:, :budget])
+        frames = np.concatenate(parts, axis=1)[:, :budget]
+        held = np.repeat(frames[:, -1:], budget - frames.shape[1], axis=1)
+        batches.append(np.concatenate([frames, held], axis=1))
     return np.concatenate(batches)
 
 
-def plan_video(pairs: Pairs, run: Run, imagined: np.ndarray, title: str, *, columns: int = 6) -> list[np.ndarray]:
-    """Draw the first pairs side by side, one picture per step, the last one held for a second.
+def plan_video(
+    goals: np.ndarray, real: np.ndarray, imagined: np.ndarray, reached: np.ndarray, title: str
+) -> list[np.ndarray]:
+    """Draw pairs side by side, one picture per step, the last one held for a second.
 
-    Rows: the goal, the real simulator, the imagination. A green outline marks a block that has reached its goal.
+    Rows: the goal, the real simulator, the imagination. A green outline marks a goal that has been reached.
+
+    Args:
+        goals: uint8 (N, size, size, 3). real: uint8 (N, T + 1, size, size, 3), the start first.
+        imagined: uint8 (N, T, size, size, 3).
+        reached: bool (N, T + 1), whether a pair stands solved at each step.
     """
-    count, size = min(columns, len(pairs)), imagined.shape[2]
-    goals = frames_of_states(pairs.goals[:count], size)
-    states = np.concatenate([pairs.starts[:count, None], run.states[:count]], axis=1)  # (count, budget + 1, 10)
-    reached = block_reached(states, pairs.goals[:count, None])
-    real = np.stack([frames_of_states(trajectory, size) for trajectory in states])
+    count = len(goals)
     pictures = []
-    for step in range(states.shape[1]):
+    for step in range(real.shape[1]):
         # Even sides, as H.264 wants them.
         width = (LEFT + count * (SIDE + GAP) - GAP + MARGIN + 1) // 2 * 2
         sheet = Sheet(width, TOP + 3 * (SIDE + GAP) + 30)
@@ -54,7 +59,7 @@ def plan_video(pairs: Pairs, run: Run, imagined: np.ndarray, title: str, *, colu
             for row, frame in enumerate((goals[k], real[k, step], shown)):
                 outline = GOOD if solved and row == 1 else None
                 sheet.frame(frame, x, TOP + row * (SIDE + GAP), SIDE, outline)
-            failed = "not reached" if step == states.shape[1] - 1 else "on the way"
+            failed = "not reached" if step == real.shape[1] - 1 else "on the way"
             words = f"reached at step {reached[k].argmax()}" if solved else failed
             below = TOP + 3 * (SIDE + GAP) + 8
             sheet.text(words, x + SIDE / 2, below, colour=GOOD if solved else INK, anchor="mm")

@@ -10,23 +10,24 @@ exact states (the privileged ceiling); the world row reads imagined ones from im
 encoded goal *image*, never from its state.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sana_wm.agents.cem import CEM, CEMConfig
+from sana_wm.agents.cem import CEMConfig
 from sana_wm.agents.mpc import MPCAgent
 from sana_wm.agents.objectives import LatentGoal, ProprioGoal, WeightedSum
+from sana_wm.agents.planners import at_budget_of, make_planner, planner_name
 from sana_wm.agents.protocols import Objective
+from sana_wm.agents.shooting import ShootingConfig
 from sana_wm.agents.simulator_dynamics import SimulatorDynamics, SimulatorState
 from sana_wm.envs.pusht import PushTEnv
 from sana_wm.envs.pusht_pose import proprio_of_states
+from sana_wm.evaluation.acting import Run, act, acts_in, play
 from sana_wm.evaluation.intervals import success_interval
 from sana_wm.evaluation.pairs import Pairs, agent_reached, block_reached
-from sana_wm.evaluation.progress import track
 
 if TYPE_CHECKING:
     from sana_wm.world import WorldModel
@@ -36,9 +37,9 @@ AGENT_COLUMNS, BLOCK_COLUMNS = [0, 1], list(range(2, 18))  # of a PushT world's 
 
 @dataclass(frozen=True)
 class PlanningConfig:
-    """One planner and one cost for every row; tuned on the true simulator with validation pairs."""
+    """One planner and one cost for every row; tuned with validation pairs."""
 
-    search: CEMConfig = field(default_factory=CEMConfig)
+    search: ShootingConfig = field(default_factory=CEMConfig)
     agent_weight: float = 0.2  # of the agent's distance beside the block's
     over_horizon: str = "last"  # when the cost looks: "last", "min" or "mean" over the planned steps
     replan_every: int = 25
@@ -50,19 +51,25 @@ class PlanningConfig:
     def pairs_at_once(self) -> int:
         return max(1, self.lanes // self.search.samples)
 
+    def of(self, name: str) -> "PlanningConfig":
+        """The same by another planner with no more rollouts per plan."""
+        if name == planner_name(self.search):
+            return self
+        # what the backward pass needs is kept for every step of every lane
+        lanes = min(self.lanes, 64) if name == "gradient" else self.lanes
+        return replace(self, search=at_budget_of(name, self.search), lanes=lanes)
 
-def planning_config(settings: dict) -> PlanningConfig:
-    """Build it from the nested settings of configs/planner/cem.yaml."""
-    return PlanningConfig(**{**settings, "search": CEMConfig(**settings["search"])})
 
+def planning_config(settings: Mapping[str, Any]) -> PlanningConfig:
+    """Build it from the nested settings of configs/planner/*.yaml; what is null there is as `PlanningConfig` has it.
 
-@dataclass(frozen=True)
-class Run:
-    """What happened in the real simulator, and what the agent had planned."""
-
-    states: np.ndarray  # (N, budget, 10) after each step, of the first N pairs
-    seconds_per_plan: float | None = None
-    agents: tuple[MPCAgent, ...] = ()  # one per batch of pairs
+    Raises:
+        ValueError: unknown planner or settings.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    name, search = given.pop("name", "cem"), given.pop("search", {})
+    search = {key: value for key, value in search.items() if value is not None}
+    return PlanningConfig(**given, search=at_budget_of(name, CEMConfig(), **search))
 
 
 def pose_objective(goal_proprio: np.ndarray, config: PlanningConfig) -> Objective:
@@ -75,8 +82,7 @@ def pose_objective(goal_proprio: np.ndarray, config: PlanningConfig) -> Objectiv
 
 def run_actions(pairs: Pairs, actions: np.ndarray) -> Run:
     """Play fixed actions (N, budget, 2)."""
-    env = PushTEnv()
-    return Run(np.stack([env.simulate(s, a) for s, a in zip(pairs.starts, actions, strict=True)]))
+    return play(PushTEnv(), pairs.starts, actions)
 
 
 def fixed_actions(pairs: Pairs, budget: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -89,12 +95,12 @@ def fixed_actions(pairs: Pairs, budget: int, seed: int = 0) -> dict[str, np.ndar
 
 
 def run_in_simulator(pairs: Pairs, config: PlanningConfig, *, workers: int = 0, show_progress: bool = False) -> Run:
-    """CEM on the true simulator: the ceiling of every world at this sample budget."""
+    """Plan on the true simulator: the ceiling of every world at this budget."""
     with SimulatorDynamics(PushTEnv, proprio_of_states, workers) as dynamics:
 
         def make_agent(batch: Pairs, seeds: np.ndarray) -> MPCAgent:
             return MPCAgent(
-                CEM(config.search, PushTEnv().action_space),
+                make_planner(config.search, PushTEnv().action_space),
                 dynamics,
                 pose_objective(proprio_of_states(batch.goals), config),
                 begin=lambda states, _: SimulatorState(states[:, -1]),
@@ -105,13 +111,21 @@ def run_in_simulator(pairs: Pairs, config: PlanningConfig, *, workers: int = 0, 
 
         # The ceiling is cheap: only planning in the world is cut short.
         whole = replace(config, minutes=None)
-        return _run(pairs, whole, make_agent, lambda state: state, "CEM, true simulator", show_progress)
+        return _run(pairs, whole, make_agent, lambda state: state, "true simulator", show_progress)
 
 
-def run_in_world(world: "WorldModel", pairs: Pairs, config: PlanningConfig, *, show_progress: bool = False) -> Run:
-    """CEM in a world: plans from frames towards a goal frame, acts in the real simulator.
+def run_in_world(
+    world: "WorldModel",
+    pairs: Pairs,
+    config: PlanningConfig,
+    *,
+    by_latents: bool | None = None,
+    show_progress: bool = False,
+) -> Run:
+    """Plan in a world from frames towards a goal frame, act in the real simulator.
 
-    A world without proprioception plans by distance of latents instead.
+    Args:
+        by_latents: plan by distance of latents instead of poses; by default where a world has no proprioception.
 
     Raises:
         ValueError: if the world does not act in PushT's action space or has other proprioception than PushT's.
@@ -120,17 +134,19 @@ def run_in_world(world: "WorldModel", pairs: Pairs, config: PlanningConfig, *, s
     context, size = world.config.context, world.config.resolution[0]
     if pairs.states.shape[1] < context:
         raise ValueError(f"the world needs {context} context frames; cut pairs with context={context}")
+    has_pose = bool(world.config.proprio_names)
+    if by_latents is False and not has_pose:
+        raise ValueError("this world reads no poses; plan by distance of latents")
 
     def make_agent(batch: Pairs, seeds: np.ndarray) -> MPCAgent:
         goals = world.encode(frames_of_states(batch.goals, size)[:, None])[:, 0]
-        has_pose = bool(world.config.proprio_names)
         objective = (
-            pose_objective(_numpy(world.read(goals).proprio), config)
-            if has_pose
-            else LatentGoal(goals, over_horizon=config.over_horizon)
+            LatentGoal(goals, over_horizon=config.over_horizon)
+            if by_latents or not has_pose
+            else pose_objective(_numpy(world.read(goals).proprio), config)
         )
         return MPCAgent(
-            CEM(config.search, world.codec.action_space),
+            make_planner(config.search, world.codec.action_space),
             world,
             objective,
             begin=lambda frames, actions: world.begin(frames, actions, seeds=seeds),
@@ -142,39 +158,21 @@ def run_in_world(world: "WorldModel", pairs: Pairs, config: PlanningConfig, *, s
         )
 
     camera = PushTEnv(observation_size=size)
-    return _run(pairs, config, make_agent, camera.set_state, "CEM, world", show_progress)
+    return _run(pairs, config, make_agent, camera.set_state, "world", show_progress)
 
 
-def _run(
-    pairs: Pairs,
-    config: PlanningConfig,
-    make_agent: Callable[[Pairs, np.ndarray], MPCAgent],
-    look: Callable[[np.ndarray], np.ndarray],
-    what: str,
-    show_progress: bool,
-) -> Run:
-    env = PushTEnv()  # one is enough: it steps from the state it is given
-    states, agents, planning_seconds = [], [], 0.0
-    for first in track(range(0, len(pairs), config.pairs_at_once), what, show_progress):
-        if first and config.minutes is not None and planning_seconds > 60 * config.minutes:
-            break
-        batch = pairs[first : first + config.pairs_at_once]
-        agent = make_agent(batch, np.arange(first, first + len(batch)))
-        if batch.states.shape[1] > 1:
-            before = np.stack([[look(s) for s in history[:-1]] for history in batch.states])
-            agent.reset(before, batch.actions_before)
-        now, visited = batch.starts, []
-        for _ in range(config.budget):
-            seen = np.stack([look(s) for s in now])
-            began = time.perf_counter()
-            actions = agent.act(seen)
-            planning_seconds += time.perf_counter() - began
-            now = np.stack([env.simulate(s, a[None])[0] for s, a in zip(now, actions, strict=True)])
-            visited.append(now)
-        states.append(np.stack(visited, axis=1))
-        agents.append(agent)
-    visited = np.concatenate(states)
-    return Run(visited, planning_seconds / (len(visited) * len(agents[0].plans)), tuple(agents))
+def _run(pairs: Pairs, config: PlanningConfig, make_agent, look, what: str, show_progress: bool) -> Run:
+    return act(
+        PushTEnv(),
+        pairs,
+        make_agent,
+        look,
+        budget=config.budget,
+        at_once=config.pairs_at_once,
+        minutes=config.minutes,
+        what=f"{planner_name(config.search).upper()}, {what}",
+        show_progress=show_progress,
+    )
 
 
 def success(run: Run, pairs: Pairs) -> dict[str, np.ndarray]:
@@ -190,18 +188,25 @@ def planning_table(
     pairs: Pairs,
     config: PlanningConfig,
     *,
+    planners: Sequence[str] | None = None,
     workers: int = 0,
     show_progress: bool = False,
 ) -> dict:
     """Success rates with 95 % Wilson intervals of every row; `world=None` leaves the world's row out.
 
+    Args:
+        planners: by name, all at the rollouts of `config.search`; by default the planner that it is of.
+
     Returns:
         {"config": ..., "rows": {name: {"block": rate, low, high, trials, "block_and_agent": ..., "seconds_per_plan"}}}
     """
     runs = {name: run_actions(pairs, actions) for name, actions in fixed_actions(pairs, config.budget).items()}
-    runs["cem_simulator"] = run_in_simulator(pairs, config, workers=workers, show_progress=show_progress)
-    if world is not None:
-        runs["cem_world"] = run_in_world(world, pairs, config, show_progress=show_progress)
+    for name in [planner_name(config.search)] if planners is None else planners:
+        settings = config.of(name)
+        if name != "gradient":  # a simulator has none
+            runs[f"{name}_simulator"] = run_in_simulator(pairs, settings, workers=workers, show_progress=show_progress)
+        if world is not None:
+            runs[f"{name}_world"] = run_in_world(world, pairs, settings, show_progress=show_progress)
     rows = {}
     for name, run in runs.items():
         rows[name] = {kind: success_interval(solved) for kind, solved in success(run, pairs).items()}
@@ -212,7 +217,7 @@ def planning_table(
 def check_world(world: "WorldModel") -> None:
     """Raise ValueError unless the world can be compared with PushT."""
     space = PushTEnv().action_space
-    if world.codec.action_space.shape != space.shape:
+    if not acts_in(world.codec.action_space, space):
         raise ValueError(f"planning acts in PushT ({space}), but this world takes {world.codec.action_space}")
     names = list(world.config.proprio_names or [])
     expected = ["agent_x", "agent_y"] + [f"keypoint_{k}_{axis}" for k in range(8) for axis in "xy"]

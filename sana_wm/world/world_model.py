@@ -152,9 +152,15 @@ class WorldModel:
         """The raw frames that the last step made, uint8 (B, n, H, W, 3): here n = 1; video worlds make several."""
         return self.decode(state.latent)[:, None]
 
-    @torch.no_grad()
     def read(self, latents: Tensor) -> Prediction:
-        """What given latents (..., C, h, w) say, imagined ones or those of ``encode``."""
+        """What given latents (..., C, h, w) say, imagined ones or those of ``encode``.
+
+        Differentiable where the latents carry a gradient.
+        """
+        with torch.set_grad_enabled(_wants_grad(latents)):
+            return self._read(latents)
+
+    def _read(self, latents: Tensor) -> Prediction:
         latents, c = latents.to(self.device), self.config.heads
         image, rest = latents[..., : c.channels, :, :], latents[..., c.channels :, :, :]
         out = self.heads(image, unpack(rest, c.proprio_dim) if c.proprio_dim else None)
@@ -205,6 +211,7 @@ class WorldModel:
         out = self.transformer(shown, still, actions=led_by, source=before, commit=True)
         return WorldState(out.state, latents[:, :, -1], seeds.to(self.device))
 
+    @torch.no_grad()
     def step(self, state: WorldState, actions: np.ndarray | Tensor) -> tuple[WorldState, Prediction]:
         """One step of every lane in one batch. actions: (B, A) in dataset units.
 
@@ -216,7 +223,7 @@ class WorldModel:
             raise ValueError(
                 f"actions have shape {tuple(np.shape(actions))}, expected {(state.num_lanes, self.codec.width)}"
             )
-        checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
+        checked = self.codec.check(actions.detach().cpu() if isinstance(actions, Tensor) else actions)
         led_by = self.codec.normalise(as_action_tensor(checked, self.device))
         before, state = state, self._advance(state, led_by)
         if self.trust is None or DOUBT not in before.carried:
@@ -228,22 +235,27 @@ class WorldModel:
         """Imagine H steps without decoding. actions: (B, H, A) in dataset units -> Prediction over H.
 
         uncertainty: whether the prediction says it, at the cost of half as much again.
+
+        Differentiable with respect to actions that are a tensor with ``requires_grad`` (unless gradients are off): the
+        prediction then carries the graph of all H steps. The weights stay frozen, and uncertainty has no gradient.
         """
         state = self.adopt(state)
         state = self.watch(state) if uncertainty else state
         shape = tuple(np.shape(actions))
         if len(shape) != 3 or shape[0] != state.num_lanes or shape[1] < 1 or shape[2] != self.codec.width:
             raise ValueError(f"actions have shape {shape}, expected ({state.num_lanes}, H >= 1, {self.codec.width})")
-        checked = self.codec.check(actions.cpu() if isinstance(actions, Tensor) else actions)
-        led_by = self.codec.normalise(as_action_tensor(checked, self.device))
+        checked = self.codec.check(actions.detach().cpu() if isinstance(actions, Tensor) else actions)
         latents, doubts = [], []
-        for k in range(shape[1]):
-            before, state = state, self._advance(state, led_by[:, k], last=k == shape[1] - 1)
-            latents.append(state.latent)
-            if uncertainty:
-                state = self._doubted(before, state, led_by[:, k])
-                doubts.append(state.carried[DOUBT])
-        prediction = self.read(torch.stack(latents, dim=1))
+        with torch.set_grad_enabled(_wants_grad(actions)):
+            kept = actions.to(self.device) if _wants_grad(actions) else as_action_tensor(checked, self.device)
+            led_by = self.codec.normalise(kept)
+            for k in range(shape[1]):
+                before, state = state, self._advance(state, led_by[:, k], last=k == shape[1] - 1)
+                latents.append(state.latent)
+                if uncertainty:
+                    state = self._doubted(before, state, led_by[:, k])
+                    doubts.append(state.carried[DOUBT])
+            prediction = self.read(torch.stack(latents, dim=1))
         if not uncertainty:
             return prediction
         return replace(prediction, uncertainty=self.trust.uncertainty(torch.stack(doubts, dim=1)))
@@ -308,7 +320,6 @@ class WorldModel:
         doubt = self.trust.doubts(disagreements(self, before, after.latent, led_by))
         return replace(after, carried={DOUBT: before.carried[DOUBT] + doubt})
 
-    @torch.no_grad()
     def _advance(self, state: WorldState, actions: Tensor, last: bool = False) -> WorldState:
         """Denoise the next frame of every lane against the memory, then commit it (not needed after the last one)."""
         flow: FlowConfig = self.config.flow
@@ -354,3 +365,7 @@ class WorldModel:
                 "begin() makes a fitting one"
             )
         return state.to(self.device) if state.seeds.device != self.device else state
+
+
+def _wants_grad(values: np.ndarray | Tensor) -> bool:
+    return torch.is_grad_enabled() and isinstance(values, Tensor) and values.requires_grad

@@ -45,3 +45,53 @@ class Follow:
             position = position + 0.5 * (target - position)
             path.append(position)
         return SimpleNamespace(proprio=np.stack(path, axis=1), latents=None)
+
+
+@dataclass(frozen=True)
+class Masses:
+    """B unit masses: position and velocity, (B, 2 A)."""
+
+    state: np.ndarray
+
+    @property
+    def num_lanes(self) -> int:
+        return len(self.state)
+
+    def repeat(self, n: int) -> "Masses":
+        return Masses(np.repeat(self.state, n, axis=0))
+
+    def select(self, lanes) -> "Masses":
+        return Masses(self.state[lanes])
+
+
+class PointMass:
+    """Actions are accelerations: v += dt a, x += dt v. Linear, for arrays and for tensors with a gradient."""
+
+    def __init__(self, dt: float = 0.5):
+        self.dt, self.calls = dt, []
+
+    def rollout(self, state: Masses, actions):
+        assert len(actions) == state.num_lanes
+        self.calls.append(len(actions))
+        position, velocity = np.split(state.state, 2, axis=-1)
+        steps = np.arange(1, actions.shape[1] + 1)[None, :, None]
+        free = position[:, None] + self.dt * steps * velocity[:, None]
+        if hasattr(actions, "new_tensor"):
+            free = actions.new_tensor(free)
+        path = free + self.dt**2 * actions.cumsum(1).cumsum(1)
+        return SimpleNamespace(proprio=path, latents=path[..., None, None])
+
+
+class Wall:
+    """Points that move by their action, but for a wall at x = 0 with a gap: |y - 1| < 0.4."""
+
+    def rollout(self, state: Points, actions: np.ndarray):
+        position, path = state.position, []
+        for step in np.moveaxis(0.3 * actions, 1, 0):
+            following = position + step
+            crosses = (position[:, 0] < 0) != (following[:, 0] < 0)
+            height = position[:, 1] + 0.5 * step[:, 1]
+            blocked = crosses & (np.abs(height - 1) >= 0.4)
+            position = np.where(blocked[:, None], position, following)
+            path.append(position)
+        return SimpleNamespace(proprio=np.stack(path, axis=1), latents=None)

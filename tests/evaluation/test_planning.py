@@ -9,12 +9,14 @@ from sana_wm.evaluation.planning import (
     Run,
     check_world,
     fixed_actions,
+    planning_config,
     planning_table,
     run_actions,
     run_in_simulator,
     run_in_world,
     success,
 )
+from sana_wm.evaluation.pusht_task import TASK
 from tests.evaluation.oracle_world import OracleWorld
 
 CHEAP = PlanningConfig(search=CEMConfig(samples=24, iterations=4, elites=4, initial_std=80.0), lanes=96)
@@ -95,11 +97,12 @@ def test_video_shows_goal_real_and_imagined(oracle, pairs):
     run = run_in_world(oracle, some, cheap)
     imagined = imagined_frames(oracle, run, cheap.budget)
     assert imagined.shape == (2, 50, 64, 64, 3)
-    video = plan_video(some, run, imagined, "a title")
+    goals, real, reached = TASK.drawn(run, some, 2, 64)
+    assert goals.shape == (2, 64, 64, 3) and real.shape == (2, 51, 64, 64, 3) and reached.shape == (2, 51)
+    video = plan_video(goals, real, imagined, reached, "a title")
     assert len(video) == 51 + 10 and all(side % 2 == 0 for side in video[0].shape[:2])
     # The oracle begins with an agent at rest, so that its first frames are close to, not equal to, the real ones.
-    real = OracleWorld().decode(oracle.encode(imagined[:, :1]))
-    assert np.abs(real.astype(int) - imagined[:, :1]).mean() < 1
+    assert np.abs(real[:, 1].astype(int) - imagined[:, 0]).mean() < 1
 
 
 def test_worlds_of_something_else_are_refused(oracle):
@@ -109,3 +112,21 @@ def test_worlds_of_something_else_are_refused(oracle):
         check_world(other)
     with pytest.raises(ValueError, match="context=2"):
         run_in_world(oracle, cut_pairs([(np.arange(600.0).reshape(60, 10), np.zeros((60, 2)))], 1), CHEAP)
+
+
+def test_other_planners_have_rows_at_the_same_budget(pairs):
+    hasty = PlanningConfig(search=CEMConfig(samples=6, iterations=2, elites=2), budget=2)
+    rows = planning_table(None, pairs[:2], hasty, planners=("cem", "icem", "random", "gradient"))["rows"]
+    assert list(rows)[3:] == ["cem_simulator", "icem_simulator", "random_simulator"]  # a simulator has no gradient
+    assert all(hasty.of(name).search.rollouts <= 12 for name in ("icem", "random", "mppi"))
+    assert hasty.of("mppi").search.horizon == 25 and hasty.of("cem") is hasty
+
+
+def test_settings_of_a_file_leave_the_rest_at_its_default():
+    settings = {"name": "icem", "search": {"samples": 30, "knots": None, "beta": 1.0}, "lanes": 60, "budget": None}
+    config = planning_config(settings)
+    assert (config.search.samples, config.search.beta, config.search.knots) == (30, 1.0, 5)
+    assert (config.budget, config.lanes, config.pairs_at_once) == (50, 60, 2)
+    assert planning_config({"search": {}}) == PlanningConfig()
+    with pytest.raises(ValueError, match="expected one of"):
+        planning_config({"name": "genetic", "search": {}})

@@ -146,3 +146,11 @@ def test_the_shipped_world_knows_where_things_are_and_what_they_are_worth():
     arrived = goal_reached(states)
     assert arrived.sum() == 12
     assert ((seen.success[:, 0].numpy() > 0.5) == arrived).mean() > 0.9
+
+
+def test_other_planners_have_rows_at_the_same_budget():
+    pairs = cut_tworoom_pairs(trajectories(6), 3, context=CONTEXT, seed=0)
+    result = planning_table(None, pairs, ("reward", "image"), planners=("mppi", "random", "gradient"))
+    rows = set(result["rows"]) - {"zero_action", "random"}  # a simulator has no gradient
+    assert rows == {f"{planner}_simulator_{want}" for planner in ("mppi", "random") for want in ("reward", "image")}
+    assert list(planning_table(None, pairs, ("image",))["rows"])[-1] == "icem_simulator_image"
