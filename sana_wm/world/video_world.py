@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sana_wm.models.video_vae import VideoVAE
 from sana_wm.nn.camera import camera_vectors, plucker_pack, scale_intrinsics
 from sana_wm.world.action_codec import ActionCodec, as_action_tensor
 from sana_wm.world.camera_image import as_intrinsics
+from sana_wm.world.fingerprint import fingerprint
 from sana_wm.world.noise import lane_noise
 from sana_wm.world.prompts import Features
 from sana_wm.world.starts import Starts
@@ -123,6 +125,11 @@ class VideoWorld:
         """The networks by name."""
         return {"transformer": self.transformer, "vae": self.vae}
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies its weights, as they were when it was first asked."""
+        return fingerprint(self.parts)
+
     def to(self, device: Any) -> VideoWorld:
         """Move the networks, in place; "auto" takes CUDA where there is one."""
         if str(device) == "auto":
@@ -205,7 +212,7 @@ class VideoWorld:
             pictures[:, :1].expand(-1, self.vae.stride, -1, -1, -1) if count == 1 else pictures[:, -self.vae.stride :]
         )
         carried = camera | told | _named(tails) | {"frames": shown.contiguous()}
-        return WorldState(out.state, latents[:, :, -1], seeds.to(self.device), carried)
+        return WorldState(out.state, latents[:, :, -1], seeds.to(self.device), carried, self.fingerprint)
 
     def step(self, state: WorldState, actions: np.ndarray | Tensor) -> tuple[WorldState, Prediction]:
         """One latent frame for every lane in one batch. actions: (B, *codec.shape).
@@ -236,7 +243,7 @@ class VideoWorld:
         """The state on this world's device.
 
         Raises:
-            ValueError: a state of another world: what it remembers has other shapes.
+            ValueError: a state of another world: of other shapes, or made by other weights.
         """
         empty = self.transformer.initial_state(0)
         shapes = [{k: (tuple(v.shape[1:]), v.dtype) for k, v in block.items()} for block in state.stream.blocks]
@@ -248,6 +255,11 @@ class VideoWorld:
             raise ValueError(
                 "this state belongs to another world: its memory has other shapes or another precision; "
                 "begin() makes a fitting one"
+            )
+        if state.origin not in ("", self.fingerprint):
+            raise ValueError(
+                "this state belongs to another world, of the same shape but with other weights; begin() makes a "
+                "fitting one"
             )
         return state.to(self.device) if state.seeds.device != self.device else state
 
@@ -273,7 +285,7 @@ class VideoWorld:
             tails = tuple(carried[name] for name in sorted(carried, key=_tail) if _tail(name) >= 0)
             frames, tails = self.vae.decode_stream(latents, tails)
             carried |= _named(tails) | {"frames": frames}
-        return WorldState(stream, latents[:, :, 0], state.seeds, carried)
+        return WorldState(stream, latents[:, :, 0], state.seeds, carried, state.origin)
 
     def _advance_camera(self, carried: dict[str, Tensor], actions: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Poses of a step's raw frames (B, 8, 4, 4), what lanes carry then, what the network is told (B, 1, A)."""

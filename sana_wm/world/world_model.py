@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sana_wm.nn.proprio import pack, unpack
 from sana_wm.world.action_codec import as_action_tensor
 from sana_wm.world.bundle import load_part, load_starts, load_trust, locate, read_config, save_bundle
 from sana_wm.world.config import WorldConfig
+from sana_wm.world.fingerprint import fingerprint
 from sana_wm.world.noise import lane_noise
 from sana_wm.world.starts import Starts
 from sana_wm.world.tokenizer import FrameTokenizer
@@ -114,6 +116,11 @@ class WorldModel:
         """The networks by name, as a bundle stores them."""
         parts = {"transformer": self.transformer, "tokenizer": self.tokenizer, "heads": self.heads}
         return parts | ({"refiner": self.refiner} if self.refiner is not None else {})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies its weights, as they were when it was first asked."""
+        return fingerprint(self.parts)
 
     def to(self, device: Any) -> WorldModel:
         """Move the networks, in place; "auto" takes CUDA where there is one."""
@@ -209,7 +216,7 @@ class WorldModel:
         still = torch.zeros(lanes, count, device=self.device)
         shown = network_input(self.config.flow, latents, before, 0.0)
         out = self.transformer(shown, still, actions=led_by, source=before, commit=True)
-        return WorldState(out.state, latents[:, :, -1], seeds.to(self.device))
+        return WorldState(out.state, latents[:, :, -1], seeds.to(self.device), origin=self.fingerprint)
 
     @torch.no_grad()
     def step(self, state: WorldState, actions: np.ndarray | Tensor) -> tuple[WorldState, Prediction]:
@@ -336,11 +343,11 @@ class WorldModel:
             x = euler_step(x, velocity, sigma, following)
         x = self._refine(x[:, :, 0], state)[:, :, None]
         if last:
-            return WorldState(state.stream, x[:, :, 0], state.seeds)
+            return WorldState(state.stream, x[:, :, 0], state.seeds, origin=state.origin)
         still = torch.zeros(state.num_lanes, device=self.device)
         shown = network_input(flow, x, previous, 0.0)
         out = self.transformer(shown, still, actions=led_by, source=previous, state=state.stream, commit=True)
-        return WorldState(out.state, x[:, :, 0], state.seeds)
+        return WorldState(out.state, x[:, :, 0], state.seeds, origin=state.origin)
 
     def _refine(self, latent: Tensor, state: WorldState) -> Tensor:
         """The picture of new latents (B, C, h, w) drawn again by the second stage, where the world has one."""
@@ -353,7 +360,7 @@ class WorldModel:
         """The state on this world's device.
 
         Raises:
-            ValueError: a state of another world: its memory or its latent has other shapes.
+            ValueError: a state of another world: of other shapes, or made by other weights.
         """
         empty = self.transformer.initial_state(0)
         shapes = [{k: (tuple(v.shape[1:]), v.dtype) for k, v in block.items()} for block in state.stream.blocks]
@@ -363,6 +370,11 @@ class WorldModel:
             raise ValueError(
                 "this state belongs to another world: its memory has other shapes or another precision; "
                 "begin() makes a fitting one"
+            )
+        if state.origin not in ("", self.fingerprint):
+            raise ValueError(
+                "this state belongs to another world, of the same shape but with other weights; begin() makes a "
+                "fitting one"
             )
         return state.to(self.device) if state.seeds.device != self.device else state
 

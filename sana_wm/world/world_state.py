@@ -25,12 +25,14 @@ class WorldState:
         latent: (B, C, h, w) the current frame. seeds: (B,) int64.
         carried: what else a world of this kind needs of a lane, the lane axis first: nothing, or for a video world its
             camera, its prompt and the tails of its decoder.
+        origin: fingerprint of the world that made it (`sana_wm.world.fingerprint`); empty: unknown, fits any.
     """
 
     stream: StreamState
     latent: Tensor
     seeds: Tensor
     carried: dict[str, Tensor] = field(default_factory=dict)
+    origin: str = ""
 
     @property
     def num_lanes(self) -> int:
@@ -43,7 +45,7 @@ class WorldState:
 
     def _map(self, fn) -> WorldState:
         carried = {name: fn(tensor) for name, tensor in self.carried.items()}
-        return WorldState(self.stream.map(fn), fn(self.latent), fn(self.seeds), carried)
+        return WorldState(self.stream.map(fn), fn(self.latent), fn(self.seeds), carried, self.origin)
 
     def select(self, lanes: Sequence[int] | Tensor) -> WorldState:
         """The lanes at these indices, in this order."""
@@ -59,12 +61,19 @@ class WorldState:
 
     @staticmethod
     def cat(states: Sequence[WorldState]) -> WorldState:
-        """The lanes of several states, one after the other."""
+        """The lanes of several states, one after the other.
+
+        Raises:
+            ValueError: states of different worlds.
+        """
+        if len(origins := {state.origin for state in states}) > 1:
+            raise ValueError(f"these states belong to {len(origins)} worlds; only those of one go side by side")
         return WorldState(
             StreamState.cat([state.stream for state in states]),
             torch.cat([state.latent for state in states]),
             torch.cat([state.seeds for state in states]),
             {name: torch.cat([state.carried[name] for state in states]) for name in states[0].carried},
+            states[0].origin,
         )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -80,7 +89,8 @@ class WorldState:
     def to_bytes(self) -> bytes:
         """safetensors; exact."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors().items()}
-        return save(tensors, metadata={"format": FORMAT})
+        # one entry: safetensors does not order them, and equal states shall have equal bytes
+        return save(tensors, metadata={"format": f"{FORMAT} {self.origin}".rstrip()})
 
     @staticmethod
     def from_bytes(data: bytes) -> WorldState:
@@ -91,8 +101,9 @@ class WorldState:
         """
         try:
             written = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
-            if written.get("format") != FORMAT:
-                raise ValueError(f"format {written.get('format')!r}, this version reads {FORMAT!r}")
+            version, _, origin = str(written.get("format")).partition(" ")
+            if version != FORMAT:
+                raise ValueError(f"format {version!r}, this version reads {FORMAT!r}")
             tensors = load(data)
             frame, latent, seeds = (tensors.pop(name) for name in ("frame", "latent", "seeds"))
             carried = {
@@ -107,7 +118,7 @@ class WorldState:
             raise ValueError(
                 f"these {len(data)} bytes are not a saved WorldState ({error}); use state.to_bytes()"
             ) from error
-        state = WorldState(StreamState(frame, ordered), latent, seeds, carried)
+        state = WorldState(StreamState(frame, ordered), latent, seeds, carried, origin)
         lanes = {name: len(tensor) if tensor.ndim else None for name, tensor in state._tensors().items()}
         if len(set(lanes.values())) != 1:
             raise ValueError(f"these bytes are not a saved WorldState: its tensors disagree about the lanes, {lanes}")
@@ -118,5 +129,5 @@ class WorldState:
 
     def __setstate__(self, data: bytes) -> None:
         other = WorldState.from_bytes(data)
-        for name in ("stream", "latent", "seeds", "carried"):
+        for name in ("stream", "latent", "seeds", "carried", "origin"):
             object.__setattr__(self, name, getattr(other, name))
