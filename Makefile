@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SHIPPED := $(wildcard sana_wm/worlds/pusht-64/config.json)
+SHIPPED := $(notdir $(patsubst %/config.json,%,$(wildcard sana_wm/worlds/*/config.json)))
 
 .PHONY: demo test lint bench clean
 
@@ -17,12 +17,17 @@ demo: $(INSTALLED)
 	@printf '\n3. Plan in it, act in the real simulator\n\n'
 	@$(BIN)/python -m sana_wm.plan world=runs/pusht-demo/world out=runs/pusht-demo/plan \
 		episodes=2 planner.search.samples=32 planner.search.iterations=3
-ifdef SHIPPED
+ifneq (,$(filter pusht-64,$(SHIPPED)))
 	@printf '\n4. The same with the shipped world pusht-64, which was trained for longer on more data\n\n'
 	@$(BIN)/python -m sana_wm.plan world=pusht-64 out=runs/pusht-demo/plan-pusht-64 episodes=3
 endif
+ifneq (,$(filter tworoom-64,$(SHIPPED)))
+	@printf '\n5. How far can a shipped world be trusted? A quick look at tworoom-64, on fresh episodes\n\n'
+	@$(BIN)/python -m sana_wm.evaluate world=tworoom-64 quick=true out=runs/pusht-demo/report-tworoom-64
+endif
 	@printf '\nA few minutes of training make a blurred world; look at it:\n'
 	@printf '  runs/pusht-demo/evaluation/film.png   what happened, and what the world imagined\n'
+	@printf '  runs/pusht-demo/*/report.html         how far each world can be trusted\n'
 	@printf '  runs/pusht-demo/plan*/plan.mp4        goal, real simulator and imagination side by side\n'
 
 test: $(INSTALLED)

@@ -1,6 +1,6 @@
-"""`python -m sana_wm.evaluate`: measure a world on held-out episodes and in the real simulator.
+"""`python -m sana_wm.evaluate`: how far a world can be trusted, on held-out episodes and against the real simulator.
 
-Prints tables; writes `evaluation.json` and `film.png` (real above imagined) into `out`.
+Prints tables; writes `report.html`, `evaluation.json` and film strips into `out`, anew after every part.
 """
 
 import hydra

@@ -1,14 +1,16 @@
-"""Physical errors of imagined PushT frames: where the agent and the block are, against the simulator's truth."""
+"""Physical errors of imagined frames: where things are, against the simulator's truth."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sana_wm.envs.pusht_pose import PushTPoseDecoder, pose_of_keypoints
-from sana_wm.evaluation.fidelity import HORIZONS
+from sana_wm.evaluation.fidelity import steps_shown
 from sana_wm.evaluation.intervals import mean_interval
+from sana_wm.evaluation.progress import track
 from sana_wm.evaluation.windows import Imagined, Windows
 
-PROPRIO_WIDTH = 18  # agent x, y and eight keypoints
-MATCH = 0.7  # below this share the decoder found no proper T in the frame
+if TYPE_CHECKING:
+    from sana_wm.evaluation.tasks import SimulatedTask
 
 
 def angle_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -16,42 +18,60 @@ def angle_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.abs(np.rad2deg((np.asarray(a) - b + np.pi) % (2 * np.pi) - np.pi))
 
 
-def pose_errors(agent: np.ndarray, block: np.ndarray, sim_states: np.ndarray) -> dict[str, np.ndarray]:
-    """Errors (N,) of agents (N, 2) and blocks (N, 3) against simulator states (N, 10): px, px, degrees."""
-    return {
-        "agent_px": np.linalg.norm(agent - sim_states[:, :2], axis=1),
-        "block_px": np.linalg.norm(block[:, :2] - sim_states[:, 4:6], axis=1),
-        "block_degrees": angle_difference(block[:, 2], sim_states[:, 6]),
-    }
+def errors_by_step(
+    task: "SimulatedTask",
+    windows: Windows,
+    imagined: Imagined,
+    reconstructed: Imagined,
+    *,
+    show_progress: bool = False,
+) -> dict[str, dict[int, dict[str, np.ndarray]]]:
+    """Errors of every window, by row, step and thing: {row: {step: {thing: (N,)}}}; NaN where a thing is hidden.
 
+    Rows that are read from frames also say in which of them everything was `found`, as 0 or 1.
 
-def physical_errors(windows: Windows, imagined: Imagined, reconstructed: Imagined) -> dict[str, dict]:
-    """Errors by horizon, against the simulator, of poses decoded from frames and read from latents.
-
-    Rows: `world` (imagined frames), `copy_last_frame`, `decoder_floor` (true frames: what the decoder itself errs),
-    and, if the world reads PushT's proprioception, `world_readout` (from imagined latents: what planners see) and
-    `readout_floor` (from the latents of true frames).
-
-    Returns:
-        {row: {horizon: {"agent_px" | "block_px" | "block_degrees": mean, low, high, median}}}; the world's entries
-        also say in which share of frames a T was found, `block_found`.
+    Rows: `world` (imagined frames), `copy_last_frame`, `decoder_floor` (true frames: what the decoder of places itself
+    errs), and, if the world reads the simulator's proprioception, `world_readout` (imagined beside the frames: what
+    planners see) and `readout_floor` (read from true frames).
     """
-    decoder = PushTPoseDecoder(windows.frames.shape[-2])
-    copied = decoder(windows.last_seen)
-    result = {}
-    for t in (t for t in HORIZONS if t <= windows.horizon):
-        seen, floor = decoder(imagined.frames[:, t - 1]), decoder(windows.future[:, t - 1])
+    copied, result = task.places_of_frames(windows.last_seen), {}
+    for t in track(steps_shown(windows), "decoding places", show_progress):
         rows = {
-            "world": (seen.agent, seen.block),
-            "copy_last_frame": (copied.agent, copied.block),
-            "decoder_floor": (floor.agent, floor.block),
+            "world": task.places_of_frames(imagined.frames[:, t - 1]),
+            "copy_last_frame": copied,
+            "decoder_floor": task.places_of_frames(windows.future[:, t - 1]),
         }
         for name, source in (("world_readout", imagined), ("readout_floor", reconstructed)):
-            if source.proprio is not None and source.proprio.shape[-1] == PROPRIO_WIDTH:
-                columns = source.proprio[:, t - 1]
-                rows[name] = columns[:, :2], pose_of_keypoints(columns[:, 2:])
-        for name, (agent, block) in rows.items():
-            errors = pose_errors(agent, block, windows.future_states[:, t - 1])
-            result.setdefault(name, {})[str(t)] = {key: mean_interval(error) for key, error in errors.items()}
-        result["world"][str(t)]["block_found"] = float(np.mean(seen.block_match > MATCH))
+            if source.proprio is not None and source.proprio.shape[-1] == len(task.proprio_names):
+                rows[name] = task.places_of_proprio(source.proprio[:, t - 1])
+        states = windows.future_states[:, t - 1]
+        truth = task.places_of_states(states)
+        for name, places in rows.items():
+            result.setdefault(name, {})[t] = {
+                key: np.where(task.visible(states, key), thing.error(places[key], truth[key]), np.nan)
+                for key, thing in task.things.items()
+            }
+            if "found" in places:
+                result[name][t]["found"] = np.asarray(places["found"], np.float64)
     return result
+
+
+def physical_errors(task: "SimulatedTask", errors: dict[str, dict[int, dict[str, np.ndarray]]]) -> dict:
+    """Means and intervals of what `errors_by_step` gives.
+
+    Returns:
+        {"things": {thing: {"words", "unit", "moves"}}, "main": thing, "units": words,
+        "rows": {row: {step: {thing: mean, low, high, median, count}}}}; rows that are read from frames have a "found"
+        among the things, a share.
+    """
+    rows = {
+        name: {
+            str(t): {key: mean_interval(values[~np.isnan(values)]) for key, values in of_step.items()}
+            for t, of_step in by_step.items()
+        }
+        for name, by_step in errors.items()
+    }
+    things = {
+        key: {"words": thing.words, "unit": thing.unit, "moves": thing.moves} for key, thing in task.things.items()
+    }
+    return {"things": things, "main": task.main, "units": task.units, "rows": rows}

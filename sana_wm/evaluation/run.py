@@ -6,17 +6,17 @@ from typing import Any
 
 from rich.console import Console
 
-from sana_wm.data import LeRobotDataset
-from sana_wm.data.splits import split_episodes
 from sana_wm.evaluation import PARTS, evaluate
 from sana_wm.evaluation.card import write_card
+from sana_wm.evaluation.held_out import FRESH_EPISODES, held_out
+from sana_wm.evaluation.page import PAGE
 from sana_wm.evaluation.report import print_report
 from sana_wm.world import WorldModel
 
 
 def evaluate_bundle(
     bundle: str | Path,
-    dataset: str | Path,
+    dataset: str | Path | None,
     out: str | Path,
     *,
     quick: bool = False,
@@ -30,10 +30,11 @@ def evaluate_bundle(
     console: Console | None = None,
     **options: Any,
 ) -> dict:
-    """Evaluate a world on the held-out episodes of a dataset, print the report, write it and a film strip into `out`.
+    """Evaluate a world on held-out episodes, print the report, write it as a page and as JSON into `out`.
 
     Args:
-        bundle: shipped world, folder or hub id. dataset: LeRobot dataset, folder or hub id.
+        bundle: shipped world, folder or hub id.
+        dataset: LeRobot dataset, folder or hub id; None: see `sana_wm.evaluation.held_out`.
         split: "test" or "validation".
         camera: the one named in the bundle's recipe by default, else the dataset's first.
         planner: settings as in configs/planner/cem.yaml.
@@ -48,28 +49,32 @@ def evaluate_bundle(
     """
     if split not in ("validation", "test"):
         raise ValueError(f"split must be 'validation' or 'test', got {split!r}: training episodes prove nothing")
+    if card and not Path(bundle).is_dir():
+        raise ValueError(f"card=true writes into a bundle folder, and {str(bundle)!r} is none")
+    console = console or Console()
     world = WorldModel.from_pretrained(bundle, device=device)
-    episodes = LeRobotDataset(dataset)
-    columns = world.config.extra.get("data", {}).get("columns", {})
-    if planner is not None:
-        from sana_wm.evaluation.planning import planning_config  # needs the `sim` extra
-
-        options["planning"] = planning_config(planner)
+    data = world.config.extra.get("data", {})
+    columns = data.get("columns", {})
+    episodes, chosen, words = held_out(
+        data, dataset, split, out, episodes=12 if quick else FRESH_EPISODES, seed=options.get("seed", 0),
+        workers=options.get("workers", 0),
+    )  # fmt: skip
+    console.print(f"held out: {words}", highlight=False)
     result = evaluate(
         world,
         episodes,
-        episodes=split_episodes(episodes.num_episodes)[split],
+        episodes=chosen,
         parts=parts,
         quick=quick,
         camera=camera or columns.get("camera"),
         action=columns.get("action", "action"),
+        planning=planner,
         out=out,
         show_progress=show_progress,
         **options,
     )
-    console = console or Console()
     print_report(result, console)
     if card:
         (Path(bundle) / "card.md").write_text(write_card(world.config, result))
-    console.print(f"{Path(out) / 'evaluation.json'}  {Path(out) / 'film.png'}", highlight=False)
+    console.print(f"\n{Path(out) / PAGE}  {Path(out) / 'evaluation.json'}", highlight=False)
     return result

@@ -10,6 +10,7 @@ import numpy as np
 from sana_wm.evaluation.progress import track
 
 if TYPE_CHECKING:
+    from sana_wm.evaluation.tasks import SimulatedTask
     from sana_wm.world import WorldModel
 
 
@@ -48,11 +49,41 @@ def state_bytes(world: "WorldModel", at_steps: tuple[int, ...] = (10, 1000), *, 
     return sizes
 
 
-def speed(world: "WorldModel", lanes: tuple[int, ...] = (1, 8, 64), *, quick=False, show_progress=False) -> dict:
+def simulator_speed(task: "SimulatedTask", size: int, *, seconds: float = 5.0) -> float:
+    """Steps per second of the true simulator in one process, frames drawn: what a world must beat to save time."""
+    env = task.make_env(size)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        env.step(env.action_space.sample())
+        steps += 1
+    return steps / (time.perf_counter() - start)
+
+
+def speed(
+    world: "WorldModel",
+    lanes: tuple[int, ...] = (1, 8, 64),
+    *,
+    task: "SimulatedTask | None" = None,
+    quick: bool = False,
+    show_progress: bool = False,
+) -> dict:
     """Environment steps per second by number of lanes, and state bytes by number of steps.
 
     Quick looks at the state after 100 steps in place of 1,000.
+
+    Returns:
+        {"env_steps_per_second": {lanes: rate}, "simulator_steps_per_second": rate or None, "state_bytes":
+        {step: bytes}, "frame_bytes": bytes of one frame as the world sees it}
     """
-    rates = {str(n): env_speed(world, n, seconds=1.0 if quick else 5.0) for n in lanes}
-    sizes = state_bytes(world, (10, 100) if quick else (10, 1000), show_progress=show_progress)
-    return {"env_steps_per_second": rates, "state_bytes": sizes}
+    seconds = 1.0 if quick else 5.0
+    size = tuple(world.config.resolution)
+    return {
+        "env_steps_per_second": {
+            str(n): env_speed(world, n, seconds=seconds) for n in track(lanes, "speed", show_progress)
+        },
+        "simulator_steps_per_second": None if task is None else simulator_speed(task, size[0], seconds=seconds),
+        "state_bytes": state_bytes(world, (10, 100) if quick else (10, 1000), show_progress=show_progress),
+        "frame_bytes": size[0] * size[1] * 3,
+    }

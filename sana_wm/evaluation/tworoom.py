@@ -1,56 +1,110 @@
-"""Measures a TwoRoom world: what `sana_wm.evaluation.evaluate` adds where the recorded simulator is TwoRoom."""
+"""TwoRoom as the report sees it (see `sana_wm.evaluation.tasks`). Lengths are units of 1/64 of the square's side."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sana_wm.envs.tworoom_physics import STATE_NAMES
-from sana_wm.evaluation.tworoom_outcomes import imagine_outcomes, outcome_errors
-from sana_wm.evaluation.tworoom_pairs import cut_tworoom_pairs
-from sana_wm.evaluation.tworoom_physics import tworoom_errors
-from sana_wm.evaluation.tworoom_planning import planning_table
-from sana_wm.evaluation.windows import SIM_STATE, Imagined, Windows
+import numpy as np
+
+from sana_wm.envs.tworoom import TwoRoomEnv
+from sana_wm.envs.tworoom_physics import (
+    AGENT_RADIUS,
+    DOOR_RANGE,
+    FAR,
+    GOAL_RADIUS,
+    HIGH,
+    LOW,
+    NEAR,
+    PASSAGE_HALF,
+    SIDE,
+    STATE_NAMES,
+    path_length,
+    random_state,
+)
+from sana_wm.envs.tworoom_policies import GRADED
+from sana_wm.envs.tworoom_pose import decode_pose
+from sana_wm.evaluation.tasks import Places, SimulatedTask, Thing
+from sana_wm.evaluation.tworoom_pairs import cut_tworoom_pairs, goal_reached
+from sana_wm.evaluation.tworoom_planning import PROPRIO_NAMES, planning_table
+from sana_wm.evaluation.windows import SIM_STATE
 
 if TYPE_CHECKING:
     from sana_wm.data import LeRobotDataset
-    from sana_wm.world import WorldModel
+
+MATCH = 0.7  # below this share of its area there is no proper disc in the frame
 
 
 def is_tworoom(dataset: "LeRobotDataset") -> bool:
     """Whether a dataset recorded TwoRoom's simulator."""
-    names = (dataset.features.get(SIM_STATE) or {}).get("names")
-    return names is not None and list(names) == list(STATE_NAMES)
+    return tuple((dataset.features.get(SIM_STATE) or {}).get("names") or ()) == STATE_NAMES
 
 
-def evaluate_tworoom(
-    world: "WorldModel",
-    dataset: "LeRobotDataset",
-    episodes: Sequence[int],
-    parts: Sequence[str],
-    windows: Windows | None = None,
-    imagined: Imagined | None = None,
-    reconstructed: Imagined | None = None,
-    *,
-    pairs: int = 200,
-    lanes: int = 64,
-    seed: int = 0,
-    show_progress: bool = False,
-) -> dict:
-    """The parts that need TwoRoom's simulator.
+def _places(states: np.ndarray) -> Places:
+    """Of states and of readings: they have the same columns."""
+    return {"agent": states[:, :2], "goal": states[:, 3:5], "door": states[:, 2:3]}
 
-    Args:
-        parts: "physics" (needs the windows, and what was imagined from them) and "planning" count.
 
-    Returns:
-        {"physics": see `tworoom_errors`, "outcomes": see `outcome_errors`, "planning": see `planning_table`}
-    """
-    result: dict = {}
-    if "physics" in parts and windows is not None:
-        result["physics"] = tworoom_errors(windows, imagined, reconstructed)
-        outcomes = imagine_outcomes(world, windows, lanes=lanes, show_progress=show_progress)
-        result["outcomes"] = outcome_errors(outcomes, windows)
-    if "planning" in parts:
-        rows = (dataset.episode(int(index), keys=[SIM_STATE, "action"]) for index in episodes)
-        trajectories = ((row[SIM_STATE], row["action"]) for row in rows)
-        held_out = cut_tworoom_pairs(trajectories, pairs, context=world.config.context, seed=seed)
-        result["planning"] = planning_table(world, held_out, show_progress=show_progress)
-    return result
+def _places_of_frames(frames: np.ndarray) -> Places:
+    pose = decode_pose(frames)
+    return {"agent": pose.agent, "goal": pose.goal, "door": pose.door[:, None], "found": pose.agent_match > MATCH}
+
+
+def _visible(states: np.ndarray, thing: str) -> np.ndarray:
+    """A goal that the agent covers has no centre to see."""
+    apart = np.linalg.norm(states[:, :2] - states[:, 3:5], axis=1) > AGENT_RADIUS + GOAL_RADIUS
+    return apart if thing == "goal" else np.ones(len(states), bool)
+
+
+def _start(rng: np.random.Generator, number: int) -> np.ndarray:
+    return random_state(rng)  # never inside the goal
+
+
+def _probe(rng: np.random.Generator, state: np.ndarray, n: int) -> np.ndarray:
+    """Headings all around at full speed."""
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(n) * (2 * np.pi / n)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _state_of_proprio(proprio: np.ndarray) -> np.ndarray:
+    """Readings (N, 5) as states; what was read from inside a wall is put to the nearest place outside of it."""
+    states = np.array(proprio, np.float64)
+    states[:, 2] = np.clip(states[:, 2], *DOOR_RANGE)
+    states[:, :2] = np.clip(states[:, :2], LOW, HIGH)
+    states[:, 3:5] = np.clip(states[:, 3:5], 0, SIDE)
+    x, beside = states[:, 0], np.abs(states[:, 1] - states[:, 2]) > PASSAGE_HALF
+    in_wall = beside & (x > NEAR) & (x < FAR)
+    states[in_wall, 0] = np.where(x[in_wall] < SIDE / 2, NEAR, FAR)
+    return states
+
+
+def _outcome(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return -path_length(states) / SIDE, goal_reached(states)
+
+
+def _planning(world: Any, pairs: Any, config: Any = None, *, workers: int = 0, show_progress: bool = False) -> dict:
+    """TwoRoom has searches of its own: `config` and `workers` are PushT's."""
+    return planning_table(world, pairs, show_progress=show_progress)
+
+
+TASK = SimulatedTask(
+    name="tworoom",
+    units="a unit is 1/64 of the square's side",
+    make_env=lambda size: TwoRoomEnv(observation_size=size),
+    state_names=STATE_NAMES,
+    proprio_names=PROPRIO_NAMES,
+    things={
+        "agent": Thing("agent", "units"),
+        "goal": Thing("goal", "units", moves=False),
+        "door": Thing("door", "units", moves=False),
+    },
+    main="agent",
+    places_of_states=_places,
+    places_of_frames=_places_of_frames,
+    places_of_proprio=_places,
+    visible=_visible,
+    start=_start,
+    probe=_probe,
+    policies=GRADED,
+    state_of_proprio=_state_of_proprio,
+    outcome=_outcome,
+    cut_pairs=cut_tworoom_pairs,
+    planning=_planning,
+)

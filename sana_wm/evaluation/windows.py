@@ -1,7 +1,7 @@
 """Held-out windows of a dataset, and what a world imagines from their first frames."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ class Windows:
     actions: np.ndarray  # float32 (N, C + H - 1, A) in the dataset's units
     sim_states: np.ndarray | None  # float64 (N, C + H, D), where the dataset records its simulator
     context: int
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N, C + H - 1) what followed every action
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -59,7 +60,7 @@ class Windows:
         donor[order] = np.roll(order, 1)  # a single cycle: nobody keeps their own
         actions = self.actions.copy()
         actions[:, self.context - 1 :] = self.future_actions[donor]
-        return Windows(self.frames, actions, self.sim_states, self.context)
+        return replace(self, actions=actions)
 
 
 def cut_windows(
@@ -71,6 +72,7 @@ def cut_windows(
     horizon: int,
     camera: str,
     action: str = "action",
+    labels: Mapping[str, str] | None = None,
     resolution: tuple[int, int] | None = None,
     seed: int = 0,
     show_progress: bool = False,
@@ -79,12 +81,14 @@ def cut_windows(
 
     Args:
         camera, action: columns of the dataset.
+        labels: what else to cut, name -> column with one number per row, about the step that follows the row.
         resolution: (height, width) to bring frames to, as training does; as recorded by default.
 
     Raises:
-        ValueError: if no episode is long enough, or the dataset lacks the camera or action.
+        ValueError: if no episode is long enough, or the dataset lacks one of the columns.
     """
-    for key in (camera, action):
+    labels = dict(labels or {})
+    for key in (camera, action, *labels.values()):
         if key not in dataset.features:
             raise ValueError(f"the dataset has no {key!r}; it has {sorted(dataset.features)}")
     length = context + horizon
@@ -93,7 +97,8 @@ def cut_windows(
         raise ValueError(f"none of the {len(episodes)} held-out episodes has the {length} frames a window needs")
     share = np.diff(np.linspace(0, count, len(long_enough) + 1).round().astype(int))
     rng = np.random.default_rng(seed)
-    keys = [camera, action] + ([SIM_STATE] if SIM_STATE in dataset.features else [])
+    of_steps = {action, *labels.values()}
+    keys = [camera, *of_steps] + ([SIM_STATE] if SIM_STATE in dataset.features else [])
     cut = {key: [] for key in keys}
     for episode, windows in track(list(zip(long_enough, share, strict=True)), "held-out windows", show_progress):
         if windows == 0:
@@ -103,10 +108,14 @@ def cut_windows(
             rows[camera] = resize_frames(rows[camera], *resolution)
         for start in rng.integers(0, dataset.episode_lengths[episode] - length + 1, windows):
             for key in keys:
-                stop = start + length - (key == action)
+                stop = start + length - (key in of_steps)
                 cut[key].append(rows[key][start:stop])
     states = np.stack(cut[SIM_STATE]) if SIM_STATE in cut else None
-    return Windows(np.stack(cut[camera]), np.stack(cut[action]).astype(np.float32), states, context)
+    known = {name: np.stack(cut[key]).reshape(count, length - 1).astype(np.float64) for name, key in labels.items()}
+    return Windows(np.stack(cut[camera]), np.stack(cut[action]).astype(np.float32), states, context, known)
+
+
+OUTCOMES = ("reward", "terminated", "success")
 
 
 @dataclass(frozen=True)
@@ -114,13 +123,19 @@ class Imagined:
     frames: np.ndarray  # uint8 (N, H, height, width, 3)
     latents: np.ndarray  # float32 (N, H, C, h, w)
     proprio: np.ndarray | None  # float32 (N, H, P) read from the latents, if the world can
+    outcomes: Mapping[str, np.ndarray] = field(default_factory=dict)  # (N, H) of every head among OUTCOMES
 
     @classmethod
     def collect(cls, parts: list[tuple]) -> "Imagined":
-        """Join batches of (frames, latents, proprio or None)."""
-        frames, latents, proprio = zip(*parts, strict=True)
-        join = [np.concatenate([_numpy(x) for x in field]) for field in (frames, latents)]
-        return cls(*join, None if proprio[0] is None else np.concatenate([_numpy(x) for x in proprio]))
+        """Join batches of (frames, what was predicted)."""
+        frames, predictions = zip(*parts, strict=True)
+
+        def join(name: str) -> np.ndarray | None:
+            values = [getattr(prediction, name, None) for prediction in predictions]
+            return None if values[0] is None else np.concatenate([to_numpy(value) for value in values])
+
+        outcomes = {name: values for name in OUTCOMES if (values := join(name)) is not None}
+        return cls(np.concatenate(frames), join("latents"), join("proprio"), outcomes)
 
 
 def imagine(
@@ -143,7 +158,7 @@ def imagine(
             seen, windows.actions[lane, : windows.context - 1], seeds=np.arange(first, first + len(seen))
         )
         prediction = world.rollout(state, windows.future_actions[lane])
-        parts.append((_decode(world, prediction.latents), prediction.latents, prediction.proprio))
+        parts.append((decode(world, prediction.latents), prediction))
     return Imagined.collect(parts)
 
 
@@ -151,15 +166,16 @@ def reconstruct(world: "WorldModel", frames: np.ndarray, *, lanes: int = 8, show
     """Encode and decode true frames (N, T, height, width, 3): the best a world with this tokenizer could show."""
     parts = []
     for first in track(range(0, len(frames), lanes), "reconstructing", show_progress):
-        latent = world.encode(frames[first : first + lanes])
-        parts.append((_decode(world, latent), latent, world.read(latent).proprio))
+        prediction = world.read(world.encode(frames[first : first + lanes]))
+        parts.append((decode(world, prediction.latents), prediction))
     return Imagined.collect(parts)
 
 
-def _decode(world, latents) -> np.ndarray:
-    # Frames outweigh latents by far: a few lanes at a time bound the memory.
+def decode(world: "WorldModel", latents) -> np.ndarray:
+    """Latents (N, ..., C, h, w) as frames; a few lanes at a time, for frames outweigh latents by far."""
     return np.concatenate([world.decode(some) for some in latents.split(8)])
 
 
-def _numpy(value) -> np.ndarray:
+def to_numpy(value) -> np.ndarray:
+    """A tensor or an array as an array on the CPU."""
     return value if isinstance(value, np.ndarray) else value.detach().float().cpu().numpy()

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from sana_wm.envs.pusht import PushTEnv
+from sana_wm.envs.pusht_physics import STATE_NAMES, SUCCESS_COVERAGE, coverage
 from sana_wm.envs.pusht_pose import PushTPoseDecoder, proprio_of_states
 
 
@@ -36,7 +37,10 @@ class OracleState:
 class OracleWorld:
     def __init__(self, ignores_actions: bool = False, context: int = 2):
         names = ["agent_x", "agent_y"] + [f"keypoint_{k}_{axis}" for k in range(8) for axis in "xy"]
-        self.config = SimpleNamespace(context=context, resolution=(64, 64), fps=10, proprio_names=names)
+        self.config = SimpleNamespace(
+            context=context, resolution=(64, 64), fps=10, proprio_names=names, task="Push <the> block.", extra={},
+            has_reward=True, has_terminated=True, has_success=True,
+        )  # fmt: skip
         self.codec = SimpleNamespace(action_space=spaces.Box(0, 512, (2,), np.float32))
         self._env, self._decode_pose, self._ignores_actions = PushTEnv(), PushTPoseDecoder(), ignores_actions
         starts = np.stack([np.stack([self._env.reset(seed=s)[0]] * context) for s in range(2)])
@@ -60,7 +64,16 @@ class OracleWorld:
         return frames.reshape(*latents.shape[:-3], *frames.shape[1:])
 
     def read(self, latents):
-        return SimpleNamespace(proprio=torch.from_numpy(proprio_of_states(latents[..., 0, 0].numpy())).float())
+        states = latents[..., 0, 0].numpy()
+        covered = np.array([coverage(state) for state in states.reshape(-1, 10)]).reshape(states.shape[:-1])
+        success = torch.from_numpy((covered > SUCCESS_COVERAGE).astype(np.float32))
+        return SimpleNamespace(
+            latents=latents,
+            proprio=torch.from_numpy(proprio_of_states(states)).float(),
+            reward=torch.from_numpy(np.minimum(covered / SUCCESS_COVERAGE, 1)).float(),
+            terminated=success,
+            success=success,
+        )
 
     def rollout(self, state, actions):
         if self._ignores_actions:
@@ -68,19 +81,20 @@ class OracleWorld:
         states = np.stack(
             [self._env.simulate(s, a) for s, a in zip(state.latent[..., 0, 0].numpy(), actions, strict=True)]
         )
-        latents = torch.from_numpy(states)[..., None, None]
-        return SimpleNamespace(latents=latents, **vars(self.read(latents)))
+        return self.read(torch.from_numpy(states)[..., None, None])
 
     def step(self, state, actions):
-        prediction = self.rollout(state, actions[:, None])
-        return OracleState(prediction.latents[:, 0]), prediction
+        latent = self.rollout(state, actions[:, None]).latents[:, 0]
+        return OracleState(latent), self.read(latent)
 
 
 class RecordedEpisodes:
     """A dataset in memory: episodes of the scripted policy, under a LeRobot dataset's names."""
 
     cameras = ["observation.image"]
-    features = dict.fromkeys(["observation.image", "observation.sim_state", "action"])
+    features = dict.fromkeys(["observation.image", "action", "next.reward", "next.done", "next.success"], {}) | {
+        "observation.sim_state": {"names": list(STATE_NAMES)}
+    }
 
     def __init__(self, num_episodes: int, length: int = 40):
         from sana_wm.collect import record_episode

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sana_wm.evaluation.intervals import mean_interval, ratio_interval, success_interval, wilson
+from sana_wm.evaluation.intervals import bootstrap, mean_interval, ratio_interval, success_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,15 @@ def test_ratio_and_success():
     entry = ratio_interval(2 * below + rng.normal(0, 0.1, 300), below)
     assert entry["low"] < 2 < entry["high"] and entry["high"] - entry["low"] < 0.05
     assert success_interval(np.array([True, False, True, True]))["rate"] == 0.75
+
+
+def test_a_mean_of_rare_errors_is_never_below_zero():
+    entry = mean_interval(np.array([0.0] * 30 + [1.0]))
+    assert 0 <= entry["low"] < entry["mean"] < entry["high"] and entry["count"] == 31
+
+
+def test_what_has_no_interval_says_so():
+    assert mean_interval([2.5]) == {"mean": 2.5, "low": None, "high": None, "median": 2.5, "count": 1}
+    assert mean_interval([])["mean"] is None
+    assert ratio_interval(np.ones(3), np.zeros(3)) == {"mean": None, "low": None, "high": None}
+    assert bootstrap(lambda weights: np.full(len(weights), np.nan), 5) == (None, None)
