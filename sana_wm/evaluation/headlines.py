@@ -91,7 +91,7 @@ def headlines(result: dict[str, Any]) -> list[Headline]:
     if "speed" in result and len(found) < 8:
         speed = result["speed"]
         simulator = speed.get("simulator_steps_per_second")
-        lanes, rate = max(speed["env_steps_per_second"].items(), key=lambda item: item[1])
+        lanes, rate = max(speed["env_steps_per_second"]["pixels"].items(), key=lambda item: item[1])
         against = f"{lanes} lanes at once" if simulator is None else f"the simulator {simulator:,.0f} in one process"
         found.append(Headline(Number(rate, digits=0), "steps/s", "environment steps, frames decoded", against))
     return found

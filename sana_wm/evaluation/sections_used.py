@@ -157,25 +157,30 @@ def speed_section(result: dict) -> Section:
     speed = result["speed"]
     rates, sizes = speed["env_steps_per_second"], speed["state_bytes"]
     simulator = speed.get("simulator_steps_per_second")
-    rows = [Row(f"world, {n} lane{'s' * (n != '1')}", (f"{rate:,.1f}",), WORLD) for n, rate in rates.items()]
-    drawn = [(row.words, WORLD, Number(rate, digits=0)) for row, rate in zip(rows, rates.values(), strict=True)]
+    lanes = list(next(iter(rates.values())))
+    rows = [Row(f"world, {asked}", tuple(f"{rate:,.0f}" for rate in of.values()), WORLD) for asked, of in rates.items()]
+    most = {asked: max(of.values()) for asked, of in rates.items()}
+    drawn = [(f"world, {asked}", WORLD, Number(rate, digits=0)) for asked, rate in most.items()]
     if simulator is not None:
-        rows.append(Row("true simulator, one process", (f"{simulator:,.1f}",), BASELINE))
+        rows.append(Row("true simulator, one process", (f"{simulator:,.0f}", *[""] * (len(lanes) - 1)), BASELINE))
         drawn.append(("true simulator", BASELINE, Number(simulator, digits=0)))
     memory = [Row(f"state of a lane at step {t}", (f"{size:,}",), WORLD) for t, size in sizes.items()]
     if "frame_bytes" in speed:
         memory.append(Row("one frame, as the world sees it", (f"{speed['frame_bytes']:,}",), BASELINE))
-    most = f"{max(rates.values()):,.0f}"
     against = "" if simulator is None else f"; the true simulator makes {simulator:,.0f} in one process"
     grows = "does not grow" if len(set(sizes.values())) == 1 else "grows"
     return Section(
         "speed",
         "What it costs",
-        f"Up to {most} environment steps per second, all lanes together and frames decoded{against}. The memory of a "
+        f"Up to {max(most.values()):,.0f} environment steps per second, all lanes together{against}. The memory of a "
         f"lane {grows} with the number of steps.",
         "Random actions in SanaWM-v0, warm-up excluded, on the machine named below.",
         (
-            Table("Environment steps per second", ("", "steps/s"), tuple(rows)),
+            Table(
+                "Environment steps per second, all lanes together",
+                ("", *(f"{n} lane{'s' * (n != '1')}" for n in lanes)),
+                tuple(rows),
+            ),
             Table("Memory", ("", "bytes"), tuple(memory)),
         ),
         (Chart("Environment steps per second", charts.bars(drawn)),),

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     from sana_wm.world import WorldModel
 
 
-def env_speed(world: "WorldModel", num_envs: int, *, seconds: float = 5.0) -> float:
-    """Steps per second, summed over lanes, of `SanaWM-v0` with `num_envs` lanes, frames decoded, warm-up excluded."""
+# what is asked of an environment: its arguments
+ASKED = {
+    "latents": {"obs": "latents", "trust": False},
+    "pixels": {"obs": "pixels", "trust": False},
+    "pixels and trust signals": {"obs": "pixels", "trust": True},
+}
+
+
+def env_speed(world: "WorldModel", num_envs: int, *, seconds: float = 5.0, **asked: Any) -> float:
+    """Steps per second, summed over lanes, of `SanaWM-v0` with `num_envs` lanes, warm-up excluded."""
     if num_envs == 1:
-        env = gym.make("sana_wm:SanaWM-v0", world=world, disable_env_checker=True)
+        env = gym.make("sana_wm:SanaWM-v0", world=world, disable_env_checker=True, **asked)
     else:
-        env = gym.make_vec("sana_wm:SanaWM-v0", num_envs=num_envs, world=world)
+        env = gym.make_vec("sana_wm:SanaWM-v0", num_envs=num_envs, world=world, **asked)
     with closing(env):
         env.action_space.seed(0)
         env.reset(seed=0)
@@ -74,15 +82,18 @@ def speed(
     Quick looks at the state after 100 steps in place of 1,000.
 
     Returns:
-        {"env_steps_per_second": {lanes: rate}, "simulator_steps_per_second": rate or None, "state_bytes":
+        {"env_steps_per_second": {"latents" | "pixels" | "pixels and trust signals" (of a calibrated world): {lanes:
+        rate}}, "simulator_steps_per_second": rate or None, "state_bytes":
         {step: bytes}, "frame_bytes": bytes of one frame as the world sees it}
     """
     seconds = 1.0 if quick else 5.0
     size = tuple(world.config.resolution)
+    asked = {name: how for name, how in ASKED.items() if not how["trust"] or world.signal_names}
+    rates: dict[str, dict[str, float]] = {}
+    for name, n in track([(name, n) for name in asked for n in lanes], "speed", show_progress):
+        rates.setdefault(name, {})[str(n)] = env_speed(world, n, seconds=seconds, **asked[name])
     return {
-        "env_steps_per_second": {
-            str(n): env_speed(world, n, seconds=seconds) for n in track(lanes, "speed", show_progress)
-        },
+        "env_steps_per_second": rates,
         "simulator_steps_per_second": None if task is None else simulator_speed(task, size[0], seconds=seconds),
         "state_bytes": state_bytes(world, (10, 100) if quick else (10, 1000), show_progress=show_progress),
         "frame_bytes": size[0] * size[1] * 3,

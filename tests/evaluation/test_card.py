@@ -21,12 +21,12 @@ def test_every_number_of_an_evaluation_is_on_the_card():
                 name: {"block": rate, "block_and_agent": rate} for name in ("random", "cem_world", "cem_simulator")
             }
         },
-        "speed": {"env_steps_per_second": {"1": 21.5}, "state_bytes": {"10": 290576}},
+        "speed": {"env_steps_per_second": {"pixels": {"1": 215.4}}, "state_bytes": {"10": 290576}},
         "skipped": {"trust": "this world carries no trust calibration"},
     }
     text = "\n".join(measured(result))
     for shown in ("77", "30.50 (29.50 to 31.50)", "20.50", "11.11", "22.22", "1.75", "2.50", "40",
-                  "25.0 % (10.0 to 40.0)", "21.5", "290,576", "carries no trust",
+                  "25.0 % (10.0 to 40.0)", "215", "290,576", "carries no trust",
                   "- of held-out goals reached by planning in it: 25.0 %"):  # fmt: skip
         assert shown in text, shown
 
