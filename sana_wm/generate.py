@@ -4,6 +4,11 @@
 
 Writes an MP4 that can be played while it grows and that holds its settings; prints what was made, how fast, and the
 memory it took. Settings: configs/generate/generate.yaml, or `--help`.
+
+    python -m sana_wm.generate model=sana-1600m prompt="A street at dusk"
+
+With an image member of the family it writes PNG files, one for each prompt. Settings: configs/generate/image.yaml, or
+`model=sana-1600m --help`.
 """
 
 import sys
@@ -12,12 +17,15 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from sana_wm.generation.command_line import quoted_arguments
+from sana_wm.generation.command_line import quoted_arguments, value_of
+from sana_wm.generation.image_names import makes_images
 from sana_wm.job import check_device, plain_errors
 
 
 def run(cfg: DictConfig, console: Console | None = None) -> str:
     """Generate as configured; returns the line that says what was made."""
+    if "images" in cfg:
+        return _run_images(cfg, console)
     from sana_wm.generation.settings import GenerateSettings  # torch is slow to import, and --help does not need it
 
     settings = GenerateSettings.from_config(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
@@ -33,6 +41,20 @@ def run(cfg: DictConfig, console: Console | None = None) -> str:
     )
 
 
+def _run_images(cfg: DictConfig, console: Console | None) -> str:
+    from sana_wm.generation.image_settings import ImageSettings
+
+    settings = ImageSettings(**OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    check_device(settings.device)
+
+    from sana_wm.generation.image_job import generate_images
+
+    made = generate_images(settings, console)
+    first, last = made.paths[0], made.paths[-1]
+    name = str(first) if first == last else f"{len(made.paths)} pictures, {first} to {last.name}"
+    return f"{name}: {made.seconds:.1f} s, reading weights included, peak {made.memory} {made.peak / 1e9:.2f} GB"
+
+
 @hydra.main(config_path="pkg://sana_wm.configs.generate", config_name="generate", version_base="1.3")
 def _job(cfg: DictConfig) -> None:
     try:
@@ -43,7 +65,8 @@ def _job(cfg: DictConfig) -> None:
 
 
 def main() -> None:
-    sys.argv[1:] = quoted_arguments(sys.argv[1:])
+    model, arguments = value_of("model", sys.argv[1:]), quoted_arguments(sys.argv[1:])
+    sys.argv[1:] = ["--config-name=image", *arguments] if model and makes_images(model) else arguments
     _job()
 
 

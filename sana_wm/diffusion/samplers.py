@@ -15,7 +15,6 @@ from torch import Tensor
 from sana_wm.diffusion.flow import TIMESTEPS, euler_step
 from sana_wm.diffusion.guidance import Conditions, GuidedTransformer
 from sana_wm.diffusion.schedules import chunk_starts, staggered_sigmas
-from sana_wm.nn.layout import chunks_of
 from sana_wm.nn.state import StreamState
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def chunk_flow_euler(
     if chunks is None and config.temporal == "bidirectional":
         options = {"first": first, "guidance": guidance, "progress": progress}
         return flow_euler(transformer, noise, conditions, sigmas, **options)
-    sizes = chunks_of(frames, config.chunk_size, config.first_chunk_plus_one) if chunks is None else tuple(chunks)
+    sizes = config.chunks(frames) if chunks is None else tuple(chunks)
     if sum(sizes) != frames or min(sizes, default=0) < 1:
         raise ValueError(f"chunks {sizes} do not divide {frames} frames")
     sigmas = _checked(sigmas)

@@ -7,7 +7,10 @@ who has quoted for the shell has quoted enough.
 import re
 from collections.abc import Iterable
 
-FREE_TEXT = ("prompt", "negative_prompt", "action", "image", "camera", "out", "model")
+FREE_TEXT = (
+    "prompt", "negative_prompt", "action", "image", "camera", "out", "model",
+    "prompts", "picture", "instruction", "cache",
+)  # fmt: skip
 PATHS = ("transformer", "vae", "text_encoder", "tokenizer", "refiner")
 
 
@@ -20,6 +23,22 @@ def quoted_arguments(arguments: Iterable[str]) -> list[str]:
     A value that is quoted already, and ``null``, stay as they are.
     """
     return [_quoted(argument) for argument in arguments]
+
+
+def value_of(name: str, arguments: Iterable[str]) -> str | None:
+    """What the last argument ``name=...`` gives, without quotes around it; None: there is none.
+
+    >>> value_of("model", ["model='a b'", "seed=1"])
+    'a b'
+    """
+    found = None
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key.lstrip("+") == name:
+            value = value.strip()
+            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+            found = value[1:-1] if quoted else value
+    return found
 
 
 def _quoted(argument: str) -> str:

@@ -23,7 +23,6 @@ from sana_wm.generation.settings import GenerateSettings
 from sana_wm.models.prompt_encoder import PromptEncoder
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.models.video_vae import VideoVAE
-from sana_wm.nn.layout import chunks_of
 from sana_wm.world.noise import lane_noise
 
 Noise = Callable[[int, int], Tensor]
@@ -140,7 +139,7 @@ class _Generation:
         p, transformer = self.planned, self._transformer()
         refiner = None if refiner_prompt is None else self._refiner(refiner_prompt)
         c = transformer.config
-        sizes = chunks_of(p.latent_frames, c.chunk_size, c.first_chunk_plus_one)
+        sizes = c.chunks(p.latent_frames)
         with p.offload.use(transformer):
             conditions = self._conditions(transformer, texts)
         how = {"first": first, "guidance": p.mode.guidance}

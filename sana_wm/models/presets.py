@@ -1,5 +1,7 @@
 """The published members of the family as configurations, and what a published folder says of its own (spec 2, 5, 6)."""
 
+from sana_wm.models import family
+from sana_wm.models.family import FAMILY, IMAGE, VIDEO, ratio_of
 from sana_wm.models.sana_config import SanaConfig
 
 # What all SANA-WM checkpoints share (spec section 2). The name says 1600M, the network has 2,661,800,448 parameters.
@@ -29,10 +31,10 @@ PRESETS: dict[str, dict] = {
     | _CHUNKS
     | {"softmax_scale": padded_scale(112), "camera_scale": padded_scale(112), "ucpe_stabilise": "beta_only"}
     | {"sink": 4, "window": 3},
-}
+} | FAMILY
 
 
-# Other sizes of the same block in NVlabs' registry: depth, width, heads, patch side. No weights are published for them.
+# Other sizes of SANA-WM in NVlabs' registry: depth, width, heads, patch side. No weights are published for them.
 # Depths and widths are those of spec section 2 [C]. Heads and patches, where it gives none, are the registry's own,
 # read in a third-party list of it [X]: 2304 and 2560 are no multiples of 112, and their heads are 128 wide.
 SIZES: dict[str, tuple[int, int, int, int]] = {
@@ -48,14 +50,18 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
 }
 
 
-def preset(name: str, size: str = "1600M_P1_D20", **changes) -> SanaConfig:
-    """A configuration of the table, in a size of :data:`SIZES`, with some values changed.
+def preset(name: str, size: str | None = None, **changes) -> SanaConfig:
+    """A configuration of the table, with some values changed; of SANA-WM also in a size of :data:`SIZES`.
 
     Raises:
         ValueError: an unknown name or size.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known: {sorted(PRESETS)}")
+    if size is None:
+        return SanaConfig.from_dict(PRESETS[name] | changes)
+    if name in FAMILY:
+        raise ValueError(f"preset {name!r} has one size: got size={size!r}, leave it out")
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; known: {sorted(SIZES)}")
     depth, width, heads, patch = SIZES[size]
@@ -71,7 +77,7 @@ def modes(name: str) -> dict:
     known = preset(name).to_dict()
     sizes = {"grid", "in_channels", "patch_size", "width", "depth", "heads", "text_heads", "mlp_ratio", "softmax_every",
              "conv_kernel", "text_dim", "camera", "plucker_channels", "plucker_blocks", "gate_bias",
-             "unused_parameters"}  # fmt: skip
+             "unused_parameters", "mixer", "qk_norm", "temporal_conv", "guidance"}  # fmt: skip
     return {setting: value for setting, value in known.items() if setting not in sizes}
 
 
@@ -89,11 +95,14 @@ _DIFFUSERS_DEFAULTS = {
 
 
 def from_diffusers(config: dict) -> dict:
-    """Our settings from the config.json of a SanaWMTransformer3DModel.
+    """Our settings from the config.json of a SanaWMTransformer3DModel, SanaTransformer2DModel or
+    SanaVideoTransformer3DModel.
 
     Raises:
         ValueError: a value that changes the computation to one we do not have.
     """
+    if config.get("_class_name") in (IMAGE, VIDEO):
+        return family.from_diffusers(config["_class_name"], config)
     given = _DIFFUSERS_DEFAULTS | config
     odd = [f"{name}={given[name]!r}" for name, value in _FIXED.items() if _listed(given.get(name, value)) != value]
     patch = list(given["patch_size"])
@@ -125,9 +134,11 @@ def to_diffusers(config: SanaConfig) -> dict:
     """The config.json that diffusers reads.
 
     Raises:
-        ValueError: a network that SanaWMTransformer3DModel cannot hold.
+        ValueError: a network that no class of diffusers can hold.
     """
     c = config
+    if c.mixer == "relu":
+        return family.to_diffusers(c)
     needed = {"gate_bias": True, "camera": True, "unused_parameters": True, "source": False, "action_dim": 0}
     lacking = [f"{name}={getattr(c, name)}" for name, value in needed.items() if getattr(c, name) != value]
     lacking += [f"{name}=0" for name in ("text_dim", "plucker_channels") if not getattr(c, name)]
@@ -150,36 +161,43 @@ def to_diffusers(config: SanaConfig) -> dict:
 
 
 def from_shapes(shapes: dict[str, tuple[int, ...]]) -> dict:
-    """Sizes of a checkpoint without config.json, from the shapes of its tensors under published names.
+    """Settings of a checkpoint without config.json, from the shapes of its tensors under published names.
 
     Raises:
-        ValueError: names that no SANA-WM transformer has.
+        ValueError: names that no transformer of the family has.
     """
-    needed = ("x_embedder.proj.weight", "blocks.0.attn.A_log", "blocks.0.mlp.point_conv.conv.weight")
+    needed = ("x_embedder.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.mlp.point_conv.conv.weight")
     if missing := [name for name in needed if name not in shapes]:
-        raise ValueError(f"not the weights of a SANA-WM transformer: no tensor {missing[0]}")
+        raise ValueError(f"not the weights of a SANA transformer: no tensor {missing[0]}")
+    if "blocks.0.attn.A_log" not in shapes:
+        return family.from_shapes(shapes)
     width, in_channels, _, patch, _ = shapes["x_embedder.proj.weight"]
     blocks = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
-    softmax = sorted(i for i in blocks if f"blocks.{i}.attn.conv_k.weight" not in shapes)
+    kernel = shapes.get("blocks.0.attn.conv_k.weight", (0, 0, 0))[2]
+    only_linear = "conv_k.weight" if kernel else "A_log"  # softmax blocks of SANA-WM carry one that nothing reads
+    softmax = sorted(i for i in blocks if f"blocks.{i}.attn.{only_linear}" not in shapes)
     plucker = {i for i in blocks if f"blocks.{i}.plucker_proj.weight" in shapes}
     optional = {
         "text_dim": shapes.get("y_embedder.y_proj.fc1.weight", (0, 0))[1],
         "plucker_channels": shapes.get("plucker_embedder.proj.weight", (0, 0))[1],
-        "conv_kernel": shapes.get("blocks.0.attn.conv_k.weight", (0, 0, 4))[2],
+        "conv_kernel": kernel,
     }
-    return optional | {
-        "in_channels": in_channels,
+    source = shapes.get("final_layer.linear.bias") == (in_channels // 2 * patch**2,)
+    modes_of = PRESETS["sana-wm-bidirectional"] if kernel else FAMILY["sana-streaming-2b-bidirectional"]
+    return modes_of | optional | {
+        "in_channels": in_channels // (2 if source else 1),
+        "source": source,
         "patch_size": patch,
         "width": width,
         "depth": max(blocks) + 1,
         "heads": shapes["blocks.0.attn.A_log"][0],
-        "mlp_ratio": shapes["blocks.0.mlp.point_conv.conv.weight"][1] / width,
+        "mlp_ratio": ratio_of(shapes["blocks.0.mlp.point_conv.conv.weight"][1], width),
         "softmax_every": softmax[0] + 1 if softmax else 0,
-        "plucker_blocks": -1 if len(plucker) == len(blocks) else len(plucker),
+        "plucker_blocks": -1 if len(plucker) in (0, len(blocks)) else len(plucker),
         "camera": "blocks.0.attn.q_proj_cam.weight" in shapes,
         "gate_bias": "blocks.0.attn.gate_proj.bias" in shapes,
         "unused_parameters": "blocks.0.attn.recall_gate" in shapes and "raymap_embedder.proj.weight" in shapes,
-    }
+    }  # fmt: skip
 
 
 def _listed(value):

@@ -8,10 +8,12 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from torch import Tensor
 
-from sana_wm.models.presets import PRESETS, from_diffusers, from_shapes, modes, to_diffusers
+from sana_wm.models.diffusers_names import from_diffusers_names, to_diffusers_names
+from sana_wm.models.family import IMAGE, VIDEO
+from sana_wm.models.presets import from_diffusers, from_shapes, modes, to_diffusers
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.weights import (
-    complain,
+    check_names,
     is_of_actions,
     new_action_tensors,
     ours_from_published,
@@ -75,14 +77,18 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
     """Build a transformer with ``build(config)`` and fill it; see :meth:`SanaTransformer.from_pretrained`."""
     where, settings, tensors = read_folder(path)
     own = settings is not None and settings.get("format") == FORMAT
+    kind = None if settings is None else settings.get("_class_name")
+    kind = kind if kind in (IMAGE, VIDEO) else None
     if own:
         values = {name: value for name, value in settings.items() if name != "format"}
+    elif kind is not None:
+        values = from_diffusers(settings)
     else:
         tensors = unwrapped(tensors)
         if settings is not None and "hidden_size" in settings:
             values = from_diffusers(settings)
         else:
-            values = PRESETS["sana-wm-bidirectional"] | from_shapes({n: tuple(t.shape) for n, t in tensors.items()})
+            values = from_shapes({n: tuple(t.shape) for n, t in tensors.items()})
     if preset is not None:  # what the network takes in is the file's to say, not the preset's
         values = values | {name: value for name, value in modes(preset).items() if name not in ("action_dim", "source")}
     config = SanaConfig.from_dict(values | changes)
@@ -96,9 +102,12 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
             added = new_action_tensors(network.state_dict(), next(iter(tensors.values())).dtype)
     wanted = {name: tensor for name, tensor in network.state_dict().items() if name not in added}
     if own:
-        shapes = [{name: tuple(t.shape) for name, t in some.items()} for some in (wanted, tensors)]
-        complain(*shapes, set(tensors) - set(wanted), str(where))
+        check_names(wanted, tensors, str(where))
     else:
+        if kind is not None:
+            published = published_from_ours({name: t.to("meta") for name, t in wanted.items()}, config.patch_size)
+            check_names(to_diffusers_names(published, kind), tensors, str(where))
+            tensors = from_diffusers_names(tensors, kind)
         tensors = ours_from_published(wanted, tensors, config.patch_size, str(where))
     tensors = tensors | added
     if dtype is not None:
@@ -117,6 +126,8 @@ def save(network, folder: str | Path, layout: str, max_shard_size: str) -> None:
     if layout == "diffusers":
         settings, name = to_diffusers(config), "diffusion_pytorch_model"
         tensors = published_from_ours(tensors, config.patch_size)
+        if settings["_class_name"] in (IMAGE, VIDEO):
+            tensors = to_diffusers_names(tensors, settings["_class_name"])
     else:
         settings, name = {"format": FORMAT} | config.to_dict(), "model"
     folder = Path(folder)

@@ -45,8 +45,12 @@ class PromptEncoder(nn.Module):
         """Read the folders that transformers saved; without ``tokenizer`` it lies beside the model's weights.
 
         Raises:
-            ValueError: a folder that does not hold them (or holds pickles only).
+            ValueError: a folder that does not hold them (or holds pickles only); dtype float16.
         """
+        if dtype == torch.float16:
+            raise ValueError(
+                "Gemma-2's hidden states leave the range of float16: give dtype torch.bfloat16 or torch.float32"
+            )
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         model, tokenizer = Path(model), Path(model if tokenizer is None else tokenizer)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.nn.context import FrameContext
 from sana_wm.nn.gated_delta import GatedDeltaAttention
+from sana_wm.nn.linear_attention import LinearAttention
 from sana_wm.nn.mix_ffn import MixFFN
 from sana_wm.nn.softmax_attention import SoftmaxAttention
 from sana_wm.nn.text_attention import TextAttention
@@ -20,7 +21,8 @@ class Conditions(NamedTuple):
     Attributes:
         modulation: (B, F, 6, C) of the time. action: (B, F, C).
         rays: (B, F, S, P) Plücker coordinates of the tokens. rays_embedder: (P) -> (C).
-        text: keys and values of the block, each (B, H, L, D). text_mask: (B, L) bool.
+        text: keys and values of the block, each (B, H, L, D) or (B, K, H, L, D). text_mask: (B, L) or (B, K, L) bool.
+        text_parts: (first frame, one past the last, row of the K); None: there are no rows.
     """
 
     modulation: Tensor
@@ -29,6 +31,7 @@ class Conditions(NamedTuple):
     rays_embedder: nn.Linear | None = None
     text: tuple[Tensor, Tensor] | None = None
     text_mask: Tensor | None = None
+    text_parts: tuple[tuple[int, int, int], ...] | None = None
 
 
 def zero_linear(width: int) -> nn.Linear:
@@ -69,6 +72,8 @@ class SanaBlock(nn.Module):
             self.attn = SoftmaxAttention(
                 c.width, c.heads, c.window, c.norm_eps, c.softmax_scale, c.sink, stabilise, c.camera_scale
             )
+        elif c.mixer == "relu":
+            self.attn = LinearAttention(c.width, c.heads, c.qk_norm, c.positions == "rope", c.norm_eps, c.linear_eps)
         else:
             self.attn = GatedDeltaAttention(
                 c.width, c.heads, c.conv_kernel, c.norm_eps, c.gdn_eps, c.decay_bias, c.gate_bias, stabilise
@@ -78,8 +83,10 @@ class SanaBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(6, c.width) / c.width**0.5)
         self.action_proj = zero_linear(c.width) if c.action_dim else None
         self.plucker_proj = zero_linear(c.width) if c.takes_plucker(index) else None
-        self.text_attn = TextAttention(c.width, c.text_heads or c.heads) if c.text_dim else None
-        self.ffn = MixFFN(c.width, c.mlp_ratio)
+        self.text_attn = None
+        if c.text_dim:
+            self.text_attn = TextAttention(c.width, c.text_heads or c.heads, c.text_norm_eps, c.qk_norm)
+        self.ffn = MixFFN(c.width, c.mlp_ratio, c.temporal_conv)
         self.unused = UnusedGates(c.width, c.heads, c.is_softmax(index)) if c.unused_parameters else None
 
     def initial_state(self, lanes: int, tokens: int, device, dtype) -> dict[str, Tensor]:
@@ -98,7 +105,7 @@ class SanaBlock(nn.Module):
         if self.plucker_proj is not None and told.rays is not None:
             x = x + linear_of_linear(told.rays, told.rays_embedder, self.plucker_proj)
         if self.text_attn is not None:
-            x = x + self.text_attn(x, told.text, told.text_mask)
+            x = x + self.text_attn(x, told.text, told.text_mask, told.text_parts)
         x = blank(x)
         valid = None if self.ffn_sees_padding else context.valid
         x_ffn = blank(self._modulated(x, shift2, scale2))

@@ -8,7 +8,7 @@ from sana_wm.models.sana_config import SanaConfig
 from sana_wm.nn.context import FrameContext
 from sana_wm.nn.embeddings import rope_angles
 from sana_wm.nn.kv_window import memory_mask
-from sana_wm.nn.layout import FrameLayout, chunks_of, frame_layout
+from sana_wm.nn.layout import FrameLayout, frame_layout
 from sana_wm.nn.state import StreamState
 from sana_wm.nn.ucpe import rays_of
 
@@ -25,16 +25,11 @@ def layout_of_pass(
     if chunks is not None and (sum(chunks) != frames or min(chunks) < 1):
         raise ValueError(f"chunks {tuple(chunks)} do not divide {frames} frames")
 
-    def divided(count: int, from_start: bool) -> tuple[int, ...]:
-        if config.temporal == "bidirectional":
-            return (count,) if count else ()
-        return chunks_of(count, config.chunk_size, config.first_chunk_plus_one and from_start)
-
     if past_frames is not None:
-        sizes = tuple(chunks) if chunks else divided(frames, from_start=True)
+        sizes = tuple(chunks) if chunks else config.chunks(frames)
         first = past_frames - (frames - sizes[-1])  # frames of context before the first chunk
         if first > 0 and chunks is None:
-            sizes = divided(frames, from_start=False)
+            sizes = config.chunks(frames, from_start=False)
             first = past_frames - (frames - sizes[-1])
         if first < 0:
             raise ValueError(f"past holds {past_frames} frames, too few for {frames} frames in chunks {sizes}")
@@ -42,11 +37,12 @@ def layout_of_pass(
         for size in sizes:
             readers.append((size, seen))
             seen += size
-        return frame_layout(divided(first, from_start=True) + sizes[:-1], tuple(readers))
+        return frame_layout(config.chunks(first) + sizes[:-1], tuple(readers))
     if chunks is None:
         # Asking whether a stream is at its start makes the host wait: only where the answer matters.
-        from_start = config.first_chunk_plus_one and (state is None or not bool(state.frame.any()))
-        chunks = divided(frames, from_start)
+        by_age = config.first_chunk_plus_one or config.remainder_first
+        from_start = by_age and (state is None or not bool(state.frame.any()))
+        chunks = config.chunks(frames, from_start)
     if state is None or commit:
         return frame_layout(tuple(chunks))
     if len(chunks) > 1:
@@ -63,6 +59,7 @@ def context_of_pass(
     sees_all: bool,
     fresh: bool,
     dtype: torch.dtype,
+    grid: tuple[int, int] | None = None,
 ) -> FrameContext:
     """What the mixers share.
 
@@ -71,13 +68,16 @@ def context_of_pass(
         sees_all: every frame sees every other one, and there is no memory to read or write.
         fresh: the memory holds nothing yet.
         dtype: of positions and rays, float32 at least.
+        grid: height and width in tokens; None: as configured.
     """
     c = config
-    angles = rope_angles(age[:, None] + layout.offset, *c.token_grid, c.head_dim, c.rope_theta)
-    angles = rearrange(angles, "b f s d -> b 1 f s d")
-    rope = torch.complex(angles.cos().to(dtype), angles.sin().to(dtype))
+    grid, rope = c.token_grid if grid is None else grid, None
+    if c.positions == "rope":
+        angles = rope_angles(age[:, None] + layout.offset, *grid, c.head_dim, c.rope_theta)
+        angles = rearrange(angles, "b f s d -> b 1 f s d")
+        rope = torch.complex(angles.cos().to(dtype), angles.sin().to(dtype))
     mask = None if sees_all or not c.softmax_every else memory_mask(layout, c.window, age, c.sink)
-    rays = None if camera is None else rays_of(camera, c.token_grid, c.patch_size, rope, c.head_dim)
+    rays = None if camera is None else rays_of(camera, grid, c.patch_size, rope, c.head_dim)
     context = FrameContext(layout, rope, age, mask, mask, fresh=fresh, rays=rays)
     if frame_mask is None:
         return context

@@ -20,9 +20,10 @@ class CleanPast(NamedTuple):
 def check_frames(config: SanaConfig, latents: Tensor, actions: Tensor | None) -> None:
     """Refuse latents and actions that do not fit the configuration."""
     c = config
-    if latents.ndim != 5 or latents.shape[1] != c.in_channels or tuple(latents.shape[3:]) != c.grid:
+    sides = ("H", "W") if c.grid is None else c.grid
+    if latents.ndim != 5 or latents.shape[1] != c.in_channels or c.grid not in (None, tuple(latents.shape[3:])):
         raise ValueError(
-            f"latents have shape {tuple(latents.shape)}, expected (B, {c.in_channels}, T, {c.grid[0]}, {c.grid[1]})"
+            f"latents have shape {tuple(latents.shape)}, expected (B, {c.in_channels}, T, {sides[0]}, {sides[1]})"
         )
     expected = (latents.shape[0], latents.shape[2], c.action_dim)
     if c.action_dim and (actions is None or tuple(actions.shape) != expected):
@@ -35,7 +36,7 @@ def check_camera(config: SanaConfig, latents: Tensor, camera: Tensor | None, plu
     lanes, frames = latents.shape[0], latents.shape[2]
     for name, given, taken, expected, meaning in (
         ("camera", camera, config.camera, (lanes, frames, 20), "pose and intrinsics of every frame"),
-        ("plucker", plucker, config.plucker_channels, (lanes, config.plucker_channels, frames, *config.grid),
+        ("plucker", plucker, config.plucker_channels, (lanes, config.plucker_channels, frames, *latents.shape[3:]),
          "the rays of the raw frames of every latent frame"),
     ):  # fmt: skip
         if given is not None and not taken:
@@ -55,6 +56,7 @@ def check_pass(
     past: CleanPast | None,
     streams: bool,
     frame_mask: Tensor | None,
+    guidance: Tensor | None = None,
 ) -> None:
     """Refuse inputs of :meth:`SanaTransformer.forward` that do not fit the configuration or each other."""
     check_frames(config, latents, actions)
@@ -66,6 +68,10 @@ def check_pass(
             raise ValueError("camera and plucker: give them for the frames and for their past, or for neither")
     if has_text != bool(config.text_dim):
         raise ValueError(f"got {'' if has_text else 'no '}text, but this transformer has text_dim={config.text_dim}")
+    expected = (latents.shape[0],) if config.guidance else None
+    if (None if guidance is None else tuple(guidance.shape)) != expected:
+        got = None if guidance is None else tuple(guidance.shape)
+        raise ValueError(f"guidance has shape {got}, expected {expected}: 0.1 times the scale, for every lane")
     if streams and config.camera and camera is None:
         raise ValueError("a stream needs camera=(B, T, 20) for every frame: what it remembers depends on the camera")
     if frame_mask is not None:

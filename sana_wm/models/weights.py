@@ -1,4 +1,4 @@
-"""Names and layouts of published SANA-WM weights, against ours (spec section 2.7).
+"""Names and layouts of published weights, against ours: NVlabs' for the family, diffusers' for SANA-WM (spec 2.7).
 
 A published tensor is one of ours under another name and, where the publisher has a convolution and we have a linear
 map, in another layout. Both directions are one table.
@@ -16,6 +16,7 @@ NAMES = {
     "plucker_embedder": "plucker_embedder.proj",
     "raymap_embedder": "raymap_embedder.proj",
     "t_block": "t_block.1",
+    "guidance_embedder": "cfg_embedder",
     "text_embedder.linear_1": "y_embedder.y_proj.fc1",
     "text_embedder.linear_2": "y_embedder.y_proj.fc2",
     "text_embedder.norm": "attention_y_norm",
@@ -49,7 +50,7 @@ LAYOUTS = {
     "ffn.temporal": ("k o i", "o i k 1"),
 }
 # Buffers of NVlabs files that are recomputed or belong to training, and tensors that no computation reads.
-RECOMPUTED = re.compile(r"pos_embed|y_embedder\.y_embedding")
+RECOMPUTED = re.compile(r"pos_embed|y_embedder\.y_embedding|logvar_linear\..*")
 UNREAD = re.compile(r"raymap_embedder\..*|blocks\.\d+\.attn\.recall_gate|blocks\.\d+\.attn\.(beta_proj|gate_proj)\..*|"
                     r"blocks\.\d+\.attn\.(A_log|dt_bias)")  # fmt: skip
 # What takes robot actions in. No published file has it: it is added to a checkpoint of cameras, all of it or nothing.
@@ -94,12 +95,31 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         if inside and (prefix == "generator." or len(inside) == len(tensors)):
             tensors = inside
-    numbers = {"t_embedder.mlp.0.": "t_embedder.linear_1.", "t_embedder.mlp.2.": "t_embedder.linear_2."}
+    numbers = {
+        f"{embedder}.mlp.{number}.": f"{embedder}.linear_{linear}."
+        for embedder in ("t_embedder", "cfg_embedder")
+        for number, linear in ((0, 1), (2, 2))
+    }
     renamed = {}
     for name, tensor in tensors.items():
         start = next((old for old in numbers if name.startswith(old)), None)
         renamed[name if start is None else numbers[start] + name[len(start) :]] = tensor
-    return {name: tensor for name, tensor in renamed.items() if not RECOMPUTED.fullmatch(name)}
+    kept = {name: tensor for name, tensor in renamed.items() if not RECOMPUTED.fullmatch(name)}
+    patches = "x_embedder.proj.weight"
+    if patches in kept and kept[patches].ndim == 4:  # an image is a video of one frame
+        kept[patches] = kept[patches].unsqueeze(2)
+    return _one_qkv(kept)
+
+
+def _one_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """SANA-Streaming keeps q, k and v apart, q and k as convolutions of which the centre tap is read (spec B 10)."""
+    joined = dict(tensors)
+    for name in tensors:
+        if match := re.fullmatch(r"(blocks\.\d+\.attn\.)q\.weight", name):
+            parts = [joined.pop(f"{match[1]}{part}.weight") for part in "qkv"]
+            parts = [part[..., part.shape[-1] // 2] if part.ndim == 3 else part for part in parts]
+            joined[f"{match[1]}qkv.weight"] = torch.cat(parts)
+    return joined
 
 
 def is_of_actions(name: str) -> bool:
@@ -140,6 +160,12 @@ def ours_from_published(
     extra = {name for name in set(given) - set(expected) if not UNREAD.fullmatch(name)}
     complain(expected, {name: tuple(t.shape) for name, t in given.items()}, extra, where)
     return {ours: from_published(ours, given[name], patch).contiguous() for ours, name in names.items()}
+
+
+def check_names(expected: dict[str, Tensor], given: dict[str, Tensor], where: str) -> None:
+    """Raise one error that names every tensor which is missing, left over or of another shape."""
+    shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (expected, given)]
+    complain(*shapes, set(given) - set(expected), where)
 
 
 def complain(expected: dict[str, tuple], given: dict[str, tuple], extra: set[str], where: str) -> None:

@@ -14,6 +14,7 @@ class FrameContext(NamedTuple):
     Attributes:
         layout: who sees whom in time.
         rope: rotations of the positions, complex (B, 1, F, S, D/2); its precision is that of geometry and recurrence.
+            None: there are no positions in attention.
         age: (B,) int64, frames in every lane's memory before the pass.
         mask: (B, F or 1, memory + F) bool, frames that softmax attention may read; None: the frames of the pass, all of
             them, and no memory.
@@ -24,7 +25,7 @@ class FrameContext(NamedTuple):
     """
 
     layout: FrameLayout
-    rope: Tensor
+    rope: Tensor | None
     age: Tensor
     mask: Tensor | None = None
     camera_mask: Tensor | None = None

@@ -48,6 +48,25 @@ class ActionEmbedding(nn.Module):
         return self.linear_2(nn.functional.silu(self.linear_1(features)))
 
 
+def sincos_positions(grid: tuple[int, int], width: int, span: float, device=None) -> Tensor:
+    """2-D sinusoids of the tokens of an image (spec section 2.1), float64 (S, width): columns first, then rows.
+
+    Args:
+        grid: height and width in tokens. span: both axes run from 0 to it, exclusive, whatever the grid; that is the
+            side in tokens that was trained on, divided by the interpolation scale.
+    """
+    quarter = width // 4
+    freqs = 1e4 ** (-torch.arange(quarter, dtype=torch.float64, device=device) / quarter)
+
+    def axis(count: int) -> Tensor:
+        angle = torch.arange(count, dtype=torch.float64, device=device)[:, None] * (span / count) * freqs
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+    columns = axis(grid[1])[None].expand(grid[0], -1, -1)
+    rows = axis(grid[0])[:, None].expand(-1, grid[1], -1)
+    return rearrange(torch.cat([columns, rows], dim=-1), "h w c -> (h w) c")
+
+
 def rope_axes(head_dim: int) -> tuple[int, int, int]:
     """Split of a head over (time, height, width): h and w get 2 (D // 6) channels each, time the rest."""
     spatial = 2 * (head_dim // 6)

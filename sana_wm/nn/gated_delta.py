@@ -21,6 +21,7 @@ class GatedDeltaAttention(nn.Module):
     that their convolutions need; without, it remembers the keys.
 
     Args:
+        conv_kernel: taps of the keys' convolution over time; 0: there is none.
         gate_bias: the decay's projection has a bias.
         camera: how the camera branch is stabilised (:mod:`sana_wm.nn.ucpe`); None: there is none.
     """
@@ -39,7 +40,7 @@ class GatedDeltaAttention(nn.Module):
         super().__init__()
         self.heads, self.head_dim, self.eps = heads, width // heads, eps
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.conv_k = nn.Parameter(torch.zeros(width, conv_kernel))
+        self.conv_k = nn.Parameter(torch.zeros(width, conv_kernel)) if conv_kernel else None
         self.q_norm = nn.RMSNorm(width, eps=norm_eps)
         self.k_norm = nn.RMSNorm(width, eps=norm_eps)
         self.beta_proj = nn.Linear(width, heads)
@@ -49,8 +50,9 @@ class GatedDeltaAttention(nn.Module):
         self.output_gate = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
         self.camera = CameraBranch(width, heads, conv_kernel, norm_eps, camera) if camera else None
-        with torch.no_grad():
-            self.conv_k[:, -1] = 1.0
+        if conv_kernel:
+            with torch.no_grad():
+                self.conv_k[:, -1] = 1.0
         nn.init.zeros_(self.beta_proj.weight)
         nn.init.constant_(self.beta_proj.bias, 5.0)
         nn.init.zeros_(self.gate_proj.weight)
@@ -64,11 +66,14 @@ class GatedDeltaAttention(nn.Module):
     def initial_state(self, lanes: int, tokens: int, device, dtype) -> dict[str, Tensor]:
         """Zero state; the recurrences are float32 at least, the tail has the activations' dtype."""
         wide = torch.promote_types(dtype, torch.float32)
-        dim, width = self.head_dim, self.conv_k.shape[0]
+        dim = self.head_dim
         memory = torch.zeros(lanes, self.heads, dim, dim, device=device, dtype=wide)
-        tail = torch.zeros(lanes, self.conv_k.shape[1] - 1, tokens, width, device=device, dtype=dtype)
         normaliser = torch.zeros(lanes, self.heads, 1, dim, device=device, dtype=wide)
         state = {"memory": memory, "normaliser": normaliser}
+        if self.conv_k is None:
+            return state
+        width, taps = self.conv_k.shape
+        tail = torch.zeros(lanes, taps - 1, tokens, width, device=device, dtype=dtype)
         if self.camera is None:
             return state | {"key_tail": tail}
         return state | {"camera_memory": torch.zeros_like(memory), "input_tail": tail}
@@ -77,15 +82,9 @@ class GatedDeltaAttention(nn.Module):
         """-> outputs (B, F, S, C), state after the writers."""
         tokens, layout = x_BFSC.shape[2], context.layout
         q, k, v = self.qkv(x_BFSC).chunk(3, dim=-1)
-        before = None
-        if self.camera is None:
-            before = None if context.fresh else state["key_tail"]
-            tail = {"key_tail": next_tail(k, state["key_tail"], layout.num_writers)}
-        else:
-            if not context.fresh:
-                before = F.linear(state["input_tail"].to(x_BFSC.dtype), self.qkv.weight.chunk(3)[1])
-            tail = {"input_tail": next_tail(x_BFSC, state["input_tail"], layout.num_writers)}
-        k = symmetric_short_conv(k, self.conv_k.to(k.dtype), before, layout)
+        tail = {}
+        if self.conv_k is not None:
+            k, tail = self._convolved(k, x_BFSC, state, context)
         with torch.autocast(x_BFSC.device.type, enabled=False):  # geometry and recurrence: float32 at least
             wide = state["memory"].dtype
             split = "b f s (h d) -> b h f s d"
@@ -113,6 +112,18 @@ class GatedDeltaAttention(nn.Module):
             new["camera_memory"] = state["camera_memory"]
         out = out * F.silu(self.output_gate(x_BFSC).to(wide))
         return self.proj(out.to(x_BFSC.dtype)), new | tail
+
+    def _convolved(self, k, x_BFSC, state, context: FrameContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """-> keys after the convolution over time, what the stream remembers for it."""
+        before, num_writers = None, context.layout.num_writers
+        if self.camera is None:
+            before = None if context.fresh else state["key_tail"]
+            tail = {"key_tail": next_tail(k, state["key_tail"], num_writers)}
+        else:
+            if not context.fresh:
+                before = F.linear(state["input_tail"].to(x_BFSC.dtype), self.qkv.weight.chunk(3)[1])
+            tail = {"input_tail": next_tail(x_BFSC, state["input_tail"], num_writers)}
+        return symmetric_short_conv(k, self.conv_k.to(k.dtype), before, context.layout), tail
 
     def _camera(self, x, beta, log_decay, scale, state, context: FrameContext) -> tuple[Tensor, Tensor]:
         """-> what the camera branch adds (B, F, S, C), its memory after the writers."""

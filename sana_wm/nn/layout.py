@@ -99,6 +99,22 @@ class FrameLayout:
         return nearest(before, latest=True), nearest(after, latest=False)
 
     @lru_cache(maxsize=64)  # noqa: B019
+    def chunks(self) -> tuple[tuple[int, int, int], ...]:
+        """``(start, stop, number)``: frames ``start:stop`` are of the ``number``-th chunk in time, from 0.
+
+        A writer chunk and the reader chunk of the same time have the same number.
+        """
+        starts = self.chunk_start.tolist()
+        numbers = {start: number for number, start in enumerate(sorted(set(starts)))}
+        runs = []
+        for f, start in enumerate(starts):
+            if runs and runs[-1][2] == numbers[start]:
+                runs[-1] = (runs[-1][0], f + 1, numbers[start])
+            else:
+                runs.append((f, f + 1, numbers[start]))
+        return tuple(runs)
+
+    @lru_cache(maxsize=64)  # noqa: B019
     def on(self, device: torch.device) -> "FrameLayout":
         """The same layout with its tensors on ``device``."""
         tensors = {name: getattr(self, name).to(device) for name in ("offset", "chunk_start", "before", "after")}
@@ -139,11 +155,19 @@ def frame_layout(write_chunks: tuple[int, ...], read_chunks: tuple[tuple[int, in
     return FrameLayout(offset, chunk_start, before, after, num_writers, bidirectional=bool(after.any()))
 
 
-def chunks_of(num_frames: int, chunk_size: int, first_chunk_plus_one: bool = False) -> tuple[int, ...]:
-    """Partition ``num_frames`` into chunks; the last one may be short, the first one may be longer by one."""
+def chunks_of(
+    num_frames: int, chunk_size: int, first_chunk_plus_one: bool = False, remainder_first: bool = False
+) -> tuple[int, ...]:
+    """Partition ``num_frames`` into chunks; the last one may be short, the first one may be longer by one.
+
+    With ``remainder_first`` none is short: what does not fill a chunk is added to the first one (spec section 8.2).
+    """
     sizes, left = [], num_frames
     if first_chunk_plus_one and left:
         sizes.append(min(left, chunk_size + 1))
+        left -= sizes[-1]
+    elif remainder_first and left:
+        sizes.append(min(left, chunk_size + left % chunk_size))
         left -= sizes[-1]
     while left:
         sizes.append(min(left, chunk_size))

@@ -1,4 +1,4 @@
-"""Mix-FFN with a temporal convolution (GLUMBConvTemp, spec section 2.4)."""
+"""Mix-FFN: of images (GLUMBConv) and, with a convolution over time, of video (GLUMBConvTemp, spec section 2.4)."""
 
 import torch
 from einops import rearrange
@@ -33,18 +33,22 @@ def depthwise_3x3(x_NHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class MixFFN(nn.Module):
     """Inverted 1x1 -> SiLU -> depthwise 3x3 per frame -> gated unit -> 1x1 -> plus a dense 3-tap convolution over time.
 
-    1x1 convolutions are linear maps on channels-last tokens. The temporal convolution is zero at the start.
+    1x1 convolutions are linear maps on channels-last tokens. The temporal convolution is zero at the start; without
+    ``temporal`` there is none, frames stay apart and nothing is remembered of them.
     """
 
-    def __init__(self, width: int, ratio: float = 3.0):
+    def __init__(self, width: int, ratio: float = 3.0, temporal: bool = True):
         super().__init__()
         hidden = int(width * ratio)
         self.inverted = nn.Linear(width, 2 * hidden)
         self.depthwise = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
         self.point = nn.Linear(hidden, width, bias=False)
-        self.temporal = nn.Parameter(torch.zeros(3, width, width))  # taps: previous, same, next frame; (tap, out, in)
+        # taps: previous, same, next frame; (tap, out, in)
+        self.temporal = nn.Parameter(torch.zeros(3, width, width)) if temporal else None
 
     def initial_state(self, lanes: int, tokens: int, device, dtype) -> dict[str, Tensor]:
+        if self.temporal is None:
+            return {}
         return {"ffn_tail": torch.zeros(lanes, 1, tokens, self.point.out_features, device=device, dtype=dtype)}
 
     def forward(
@@ -63,6 +67,8 @@ class MixFFN(nn.Module):
         """
         frames = x_BFSC.shape[1]
         p = self._per_frame(x_BFSC, grid)
+        if self.temporal is None:
+            return p, {}
         if valid is not None:
             p = p.masked_fill(~valid[:, :, None, None], 0.0)
         tail = state["ffn_tail"]
@@ -95,7 +101,9 @@ class MixFFN(nn.Module):
             u = depthwise_3x3(u, self.depthwise.weight.to(u.dtype), self.depthwise.bias.to(u.dtype))
             u = rearrange(u, "(b f) h w c -> b f (h w) c", b=lanes)
         else:
-            u = rearrange(u, "b f (h w) c -> (b f) c h w", h=grid[0])  # a view: channels-last memory
-            u = rearrange(self.depthwise(u), "(b f) c h w -> b f (h w) c", b=lanes)
+            # Channels-last memory as torch knows it by the strides, that of a single frame included: einops leaves one
+            # there by which the library takes another, slower layout.
+            u = u.view(lanes * frames, *grid, -1).permute(0, 3, 1, 2)
+            u = self.depthwise(u).permute(0, 2, 3, 1).reshape(lanes, frames, tokens, -1)
         value, gate = u.chunk(2, dim=-1)
         return self.point(F.silu(gate).mul_(value))

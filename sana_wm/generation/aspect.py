@@ -1,0 +1,66 @@
+"""Sizes that SANA was trained at, and how a picture of another size is made (sana_family spec 5.5).
+
+A picture is generated at the trained size whose ratio of height to width is nearest, then scaled to cover the size that
+was asked for and cropped about its centre.
+"""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+# Height and width in sixteenths of the base side (64 pixels at 1024): the same shapes at every base.
+_SHAPES = (
+    (8, 32), (8, 29), (9, 28), (9, 27), (9, 26), (10, 25), (10, 24), (11, 23), (11, 22), (11, 21), (12, 21), (12, 20),
+    (13, 19), (13, 18), (14, 18), (14, 17), (15, 17), (15, 16), (16, 16), (16, 15), (17, 15), (17, 14), (18, 14),
+    (18, 13), (19, 13), (20, 12), (21, 12), (22, 11), (23, 11), (24, 10), (25, 10), (27, 9), (32, 8),
+)  # fmt: skip
+_MORE_SHAPES = ((8, 31), (8, 30), (26, 9), (28, 9), (29, 8), (30, 8), (31, 8))  # at the two large bases only
+BASES = {512: _SHAPES, 1024: _SHAPES, 2048: _SHAPES + _MORE_SHAPES, 4096: _SHAPES + _MORE_SHAPES}
+
+
+def bins(base: int) -> dict[float, tuple[int, int]]:
+    """Ratio (height / width, to two decimals) -> (height, width) in pixels, by rising ratio.
+
+    Raises:
+        ValueError: a base that no member was trained at.
+    """
+    if base not in BASES:
+        raise ValueError(f"no sizes for base {base}: expected one of {sorted(BASES)}")
+    unit = base // 16
+    return {round(h / w, 2): (h * unit, w * unit) for h, w in sorted(BASES[base], key=lambda hw: hw[0] / hw[1])}
+
+
+def nearest_bin(height: int, width: int, base: int) -> tuple[int, int]:
+    """(height, width) of the bin whose ratio differs least.
+
+    Raises:
+        ValueError: sides that are not positive; an unknown base.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"size {height} x {width}: expected positive sides in pixels")
+    table, ratio = bins(base), height / width
+    return table[min(table, key=lambda known: abs(known - ratio))]
+
+
+def resize_and_crop(images: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, height, width): scaled bilinearly until it covers that, cropped about the centre."""
+    if images.shape[-2:] == (height, width):
+        return images
+    tall, wide = images.shape[-2:]
+    scale = max(height / tall, width / wide)
+    size = max(height, int(tall * scale)), max(width, int(wide * scale))  # never short by a rounding
+    images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return images[..., top : top + height, left : left + width]
+
+
+def base_of_grid(side: int, compression: int = 32) -> int:
+    """The base of a checkpoint from the side of its latent grid (diffusers' ``sample_size``): 32 is 1024 pixels.
+
+    Raises:
+        ValueError: a side that stands for none.
+    """
+    base = side * compression
+    if base not in BASES:
+        known = [size // compression for size in BASES]
+        raise ValueError(f"latent side {side}: expected one of {known}, or sizes without binning")
+    return base
