@@ -133,8 +133,8 @@ def save(path: Path, result: dict) -> None:
     path.with_suffix(".partial").replace(path)
 
 
-def t_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean over seeds, and the ends of its 95 % interval by Student's t."""
+def t_interval(values: np.ndarray, bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[float, float, float]:
+    """Mean over seeds, and the ends of its 95 % interval by Student's t; of shares (``bounds``), inside them."""
     # 97.5 % quantiles of t for 1, 2, ... degrees of freedom; beyond ten seeds the last one is a little too wide
     quantiles = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
     values = np.asarray(values, float)
@@ -142,7 +142,8 @@ def t_interval(values: np.ndarray) -> tuple[float, float, float]:
         return float(values.mean()), -math.inf, math.inf
     quantile = quantiles[min(len(values) - 1, len(quantiles)) - 1]
     half = quantile * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+    low, high = np.clip([values.mean() - half, values.mean() + half], *bounds)
+    return float(values.mean()), float(low), float(high)
 
 
 def summary(out: Path, seeds: list[int]) -> dict:
@@ -164,7 +165,11 @@ def summary(out: Path, seeds: list[int]) -> dict:
         return np.array([np.mean(run[measures[measure]][measure.split(",")[0]]) for run in found[row]])
 
     for row, runs in found.items():
-        result["rows"][row] = {m: t_interval(means(row, m)) for m in measures if measures[m] in runs[0]}
+        result["rows"][row] = {
+            m: t_interval(means(row, m), *([(0.0, 1.0)] if "success" in m else []))
+            for m in measures
+            if measures[m] in runs[0]
+        }
         if "learning" in runs[0]:
             for part in ("learning", "judging"):
                 result["rows"][row][f"{part}, CPU minutes"] = np.mean([run[part]["cpu_seconds"] for run in runs]) / 60
