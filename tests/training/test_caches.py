@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sana_wm.data import LeRobotDataset, LeRobotWriter
+from sana_wm.data import LeRobotDataset, LeRobotWriter, latent_cache
 from sana_wm.data.arrays import load_arrays, resize_frames
 from sana_wm.data.latent_cache import load_latents
 from tests.world.tiny import FEATURES, SIDE, dot_episode, write_dots
@@ -117,3 +117,28 @@ def test_a_killed_encoding_starts_over(tmp_path):
     calls.clear()
     assert load_latents(frames, encoder(calls, 1.0), "a", tmp_path / "z", batch=4).shape == (10, 3, 1, 1)
     assert calls == [4, 4, 2] and [path.name for path in tmp_path.iterdir()] == ["z"]
+
+
+def test_interrupted_latents_go_on_where_they_were_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_cache, "NOTE_EVERY", 2)
+    frames = np.arange(13 * 12, dtype=np.uint8).reshape(13, 2, 2, 3)
+    calls: list[int] = []
+
+    def die_at_the_fourth(batch):
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encoder(calls, 1.0)(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        load_latents(frames, die_at_the_fourth, "a", tmp_path / "z", batch=2)
+    rest: list[int] = []
+    again = load_latents(frames, encoder(rest, 1.0), "a", tmp_path / "z", batch=2)
+    assert sum(calls) == 6 and sum(rest) == 9  # the third batch was not noted yet
+    whole = load_latents(frames, encoder([], 1.0), "a", tmp_path / "y", batch=5)
+    np.testing.assert_array_equal(again, whole)
+    with pytest.raises(KeyboardInterrupt):
+        calls.clear()
+        load_latents(frames, die_at_the_fourth, "b", tmp_path / "z", batch=2)
+    anew: list[int] = []
+    load_latents(frames, encoder(anew, 1.0), "c", tmp_path / "z", batch=2)
+    assert sum(anew) == 13 and [path.name for path in sorted(tmp_path.iterdir())] == ["y", "z"]
