@@ -94,8 +94,23 @@ class GradientPlanner(Planner):
             best_knots = np.where(better[:, None, None], tried, best_knots)
             best_cost = np.where(better, costs.min(axis=1), best_cost)
             if iteration < cfg.iterations - 1:
-                free.grad = torch.nan_to_num(gradient)
+                free.grad = _finite(gradient, iteration)
                 adam.step()
                 if cfg.bounds == "clip":
                     free.data.clamp_(-1, 1)
         return best_knots, best_cost, None
+
+
+def _finite(gradient, iteration: int):
+    """The gradient (N, S, K, A); restarts whose own is not finite stand still.
+
+    Raises:
+        ValueError: a start has no restart left.
+    """
+    moving = gradient.isfinite().all(-1).all(-1)  # (N, S)
+    if not moving.any(dim=1).all():
+        raise ValueError(
+            f"the gradient of every restart of a start is not finite in iteration {iteration}: plan over fewer steps "
+            "(planner.search.knots, block), or with cem, icem, mppi or random"
+        )
+    return gradient.masked_fill(~moving[..., None, None], 0.0)

@@ -81,7 +81,9 @@ class WeightedSum:
         return any(getattr(objective, "needs_uncertainty", False) for _, objective in self.terms)
 
     def __call__(self, prediction, actions=None) -> Any:
-        return sum(weight * score(objective, prediction, actions) for weight, objective in self.terms)
+        costs = [weight * score(objective, prediction, actions) for weight, objective in self.terms]
+        tensor = next((cost for cost in costs if hasattr(cost, "new_tensor")), costs[0])
+        return sum(like(cost, tensor) if isinstance(cost, np.ndarray) else cost for cost in costs)
 
     def select(self, starts: Sequence[int]) -> "WeightedSum":
         """The same wishes for some of the starts."""

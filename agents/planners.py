@@ -61,11 +61,16 @@ def at_budget_of(name: str, other: ShootingConfig, **changes: Any) -> ShootingCo
     """Settings of the planner `name` with horizon and proposal of `other` and at most its rollouts per plan.
 
     Args:
-        changes: settings that differ from the planner's defaults.
+        changes: settings that differ from the planner's defaults; with `samples` among them they are the budget.
+
+    Raises:
+        ValueError: settings that the planner does not have.
     """
     kind = type(planner_config(name))
     shared = {key: getattr(other, key) for key in ("knots", "block", "initial_std", "persistence", "interpolation")}
     known = {field.name for field in fields(kind)}
+    if unknown := sorted(set(changes) - known):
+        raise ValueError(f"planner {name} has no settings {unknown}; it has {sorted(known)}")
     # weights of MPPI are its own choice of elites, and a step of the gradient planner is no iteration of a search
     own = {"mppi": {"elites"}, "gradient": {"iterations"}}.get(name, set())
     for key in {"iterations", "elites", "min_std"} & known - own:
@@ -75,6 +80,8 @@ def at_budget_of(name: str, other: ShootingConfig, **changes: Any) -> ShootingCo
     if name == "gradient":
         restarts = settings.get("samples", kind.samples)
         return kind(**{"iterations": max(1, other.rollouts // (ROLLOUTS_PER_STEP * restarts))} | settings)
+    if "samples" in settings:
+        return kind(**_no_more(settings, settings["samples"]) | changes)
     # the most candidates that the budget holds: how many rollouts they cost differs between planners
     counts = range(other.rollouts, 0, -1)
     fits = (n for n in counts if kind(**{"samples": n} | _no_more(settings, n)).rollouts <= other.rollouts)

@@ -13,8 +13,6 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv
 
-from sana_wm.envs.observations import of_lane
-
 
 class SB3VecEnv(VecEnv):
     """The lanes of a vector environment, stepped in one call, with Stable-Baselines3's conventions.
@@ -79,7 +77,7 @@ class SB3VecEnv(VecEnv):
         infos = lane_infos(vector_infos, self.num_envs)
         ended = np.flatnonzero(dones)
         if len(ended) and self._mode is AutoresetMode.DISABLED:
-            last = {lane: of_lane(obs, lane) for lane in ended}
+            last = {lane: _of_lane(obs, lane) for lane in ended}
             obs, begun = self.env.reset(options={"reset_mask": dones})
             begun = lane_infos(begun, self.num_envs)
             for lane in ended:
@@ -90,6 +88,8 @@ class SB3VecEnv(VecEnv):
                 last = begun.pop("final_obs")
                 self.reset_infos[lane], infos[lane] = begun, dict(begun.pop("final_info", {}))
                 infos[lane]["terminal_observation"] = last
+                if "episode" in begun:  # of RecordEpisodeStatistics: what has ended, not what begins
+                    infos[lane]["episode"] = begun.pop("episode")
         for lane, info in enumerate(infos):
             info["TimeLimit.truncated"] = bool(truncations[lane] and not terminations[lane])
         return obs, rewards.astype(np.float32), dones, infos
@@ -185,3 +185,10 @@ def _wrapped(env: Any, wrapper_class: type) -> bool:
             return True
         env = getattr(env, "env", None)
     return False
+
+
+def _of_lane(obs: Any, lane: int) -> Any:
+    """One lane of an observation of all: of arrays, or of dicts and tuples of them."""
+    if isinstance(obs, dict):
+        return {name: _of_lane(part, lane) for name, part in obs.items()}
+    return tuple(_of_lane(part, lane) for part in obs) if isinstance(obs, tuple) else obs[lane].copy()

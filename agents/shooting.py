@@ -14,7 +14,7 @@ shares its batch.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +64,11 @@ class ShootingConfig:
     def rollouts(self) -> int:
         """Rollouts of the horizon that one plan of one start costs."""
         return self.samples * getattr(self, "iterations", 1)
+
+
+def bounded(config: ShootingConfig, lanes: int) -> ShootingConfig:
+    """The same search with at most so many candidates rolled out at once."""
+    return replace(config, lanes=lanes) if lanes < config.samples else config
 
 
 @dataclass(frozen=True)

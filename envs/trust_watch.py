@@ -51,6 +51,10 @@ class TrustWatch:
             raise ValueError(
                 f"got truncate_untrusted={truncate_untrusted!r} with trust=False: nothing would be watched"
             )
+        if limits == {}:
+            raise ValueError(
+                f"got truncate_untrusted={truncate_untrusted!r} with trust={trust!r}: nothing would be watched"
+            )
         names = tuple(dict.fromkeys((*names, *(limits or {}))))
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"got signals {unknown}, expected some of {list(known)}")

@@ -4,8 +4,12 @@ Writes `trust.safetensors` into the bundle. Training does this by itself; this i
 new, or that were trained before there was trust.
 """
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig, OmegaConf
+
+WINDOWS_SEED = 5  # of the windows that are measured; those of the calibration have the seed that is given
 
 
 @hydra.main(config_path="pkg://sana_wm.configs", config_name="calibrate", version_base="1.3")
@@ -51,8 +55,13 @@ def calibrate_bundle(
     from sana_wm.data import LeRobotDataset
     from sana_wm.training.trust_stage import TrustSettings, calibrated
     from sana_wm.world import WorldModel
-    from sana_wm.world.bundle import TRUST, locate, save_trust
+    from sana_wm.world.bundle import TRUST, locate, save_trust, shipped_worlds
 
+    if world not in shipped_worlds() and not Path(world).is_dir():
+        raise ValueError(
+            f"world={world}: got no folder and no shipped world ({', '.join(shipped_worlds())}); the result is written "
+            "into the bundle, so save a hub's world into a folder first"
+        )
     folder = locate(world)
     model, episodes = WorldModel.from_pretrained(folder, device, trust=False), LeRobotDataset(dataset)
     columns = model.config.extra.get("data", {}).get("columns", {})
@@ -74,13 +83,14 @@ def calibrate_bundle(
     print(folder / TRUST)
     if measure:
         from sana_wm.data.splits import split_episodes
+        from sana_wm.evaluation.tasks import task_of
         from sana_wm.evaluation.trust import trust_correlation, trust_table
-        from sana_wm.evaluation.windows import SIM_STATE
 
-        model.trust = trust
+        model.trust, recorded = trust, task_of(episodes)
+        task = recorded if recorded is not None and recorded.reads(model) else None
         result = trust_correlation(
             model, episodes, split_episodes(episodes.num_episodes)["test"], windows=windows, horizon=horizon,
-            simulator=SIM_STATE in episodes.features, seed=seed, camera=camera, action=action, show_progress=True,
+            task=task, seed=WINDOWS_SEED, camera=camera, action=action, show_progress=True,
         )  # fmt: skip
         for name in result["sets"]:
             Console().print(trust_table(result, name))

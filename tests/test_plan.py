@@ -6,6 +6,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from rich.console import Console
 
+from sana_wm.agents.cem import CEMConfig
+from sana_wm.agents.planners import at_budget_of
 from sana_wm.evaluation.planning_tasks import TASKS, planning_task
 from sana_wm.plan import run
 from sana_wm.world import WorldModel
@@ -69,6 +71,10 @@ def test_settings_on_the_command_line_win():
     )
     assert (config.planner.samples, config.replan_every) == (33, 4)
     assert config.planner.beta == 2.0
+    more = config_of(TWOROOM, "planner.search.samples=128", objective="goal")
+    assert (more.planner.samples, more.planner.elites) == (128, 5)  # more effort, not another search
+    with pytest.raises(ValueError, match="no settings .'sampels'"):
+        at_budget_of("cem", CEMConfig(), sampels=3)
     with pytest.raises(ValueError, match="agent_weight"):
         config_of(TWOROOM, "planner.agent_weight=1.0")
 

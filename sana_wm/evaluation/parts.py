@@ -50,9 +50,10 @@ def _trust(study: Study) -> dict:
         raise Unmeasured("this world carries no trust calibration")
     from sana_wm.evaluation.trust import trust_correlation
 
+    task = study.task if study.task is not None and study.task.reads(study.world) else None
     return trust_correlation(
-        study.world, study.dataset, study.episodes, windows=min(100, study.windows_wanted), horizon=study.horizon,
-        simulator=study.task is not None, seed=study.seed, show_progress=study.show_progress, camera=study.camera,
+        study.world, study.dataset, study.episodes, task=task, windows=min(100, study.windows_wanted),
+        horizon=study.horizon, seed=study.seed, show_progress=study.show_progress, camera=study.camera,
         action=study.action, lanes=study.lanes,
     )  # fmt: skip
 
@@ -75,6 +76,10 @@ def _planning(study: Study) -> dict:
     task = study.simulator
     if study.quick:
         raise Unmeasured("quick=true leaves planning out")
+    try:
+        task.check_planning(study.world)
+    except ValueError as error:
+        raise Unmeasured(str(error)) from error
     held_out = task.cut_pairs(study.trajectories(), study.pairs, context=study.world.config.context, seed=study.seed)
     return task.planning(study.world, held_out, study.planner, workers=study.workers, show_progress=study.show_progress)
 

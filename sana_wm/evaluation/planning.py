@@ -21,7 +21,7 @@ from sana_wm.agents.mpc import MPCAgent
 from sana_wm.agents.objectives import LatentGoal, ProprioGoal, WeightedSum
 from sana_wm.agents.planners import at_budget_of, make_planner, planner_name
 from sana_wm.agents.protocols import Objective
-from sana_wm.agents.shooting import ShootingConfig
+from sana_wm.agents.shooting import ShootingConfig, bounded
 from sana_wm.agents.simulator_dynamics import SimulatorDynamics, SimulatorState
 from sana_wm.envs.pusht import PushTEnv
 from sana_wm.envs.pusht_pose import proprio_of_states
@@ -100,7 +100,7 @@ def run_in_simulator(pairs: Pairs, config: PlanningConfig, *, workers: int = 0, 
 
         def make_agent(batch: Pairs, seeds: np.ndarray) -> MPCAgent:
             return MPCAgent(
-                make_planner(config.search, PushTEnv().action_space),
+                make_planner(bounded(config.search, config.lanes), PushTEnv().action_space),
                 dynamics,
                 pose_objective(proprio_of_states(batch.goals), config),
                 begin=lambda states, _: SimulatorState(states[:, -1]),
@@ -146,7 +146,7 @@ def run_in_world(
             else pose_objective(_numpy(world.read(goals).proprio), config)
         )
         return MPCAgent(
-            make_planner(config.search, world.codec.action_space),
+            make_planner(bounded(config.search, config.lanes), world.codec.action_space),
             world,
             objective,
             begin=lambda frames, actions: world.begin(frames, actions, seeds=seeds),

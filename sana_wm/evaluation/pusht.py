@@ -21,7 +21,7 @@ from sana_wm.envs.pusht_physics import (
 from sana_wm.envs.pusht_policies import RandomExplore, ScriptedPush
 from sana_wm.envs.pusht_pose import PushTPoseDecoder, pose_of_keypoints
 from sana_wm.evaluation.pairs import cut_pairs
-from sana_wm.evaluation.planning import PlanningConfig, planning_config, planning_table
+from sana_wm.evaluation.planning import PlanningConfig, check_world, planning_config, planning_table
 from sana_wm.evaluation.tasks import Places, SimulatedTask, Thing
 
 MATCH = 0.7  # below this share the decoder found no proper T in the frame
@@ -126,6 +126,7 @@ TASK = SimulatedTask(
         "block_degrees": Thing("block angle", "°", angle=True),
     },
     main="block_px",
+    much=20.0,
     places_of_states=_places_of_states,
     places_of_frames=_places_of_frames,
     places_of_proprio=_places_of_proprio,
@@ -138,5 +139,6 @@ TASK = SimulatedTask(
     state_of_proprio=_state_of_proprio,
     outcome=_outcome,
     cut_pairs=cut_pairs,
+    check_planning=check_world,
     planning=_planning,
 )

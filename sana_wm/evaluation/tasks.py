@@ -53,7 +53,7 @@ class SimulatedTask:
         make_env: observation size -> the simulator, with `set_state` and `simulate`.
         proprio_names: of a world whose readings can be turned into states.
         things: what is measured, by name.
-        main: the thing whose error ranks films.
+        main: the thing whose error ranks films. much: the error of all that moves, summed, from which on it is large.
         places_of_states, places_of_frames, places_of_proprio: where things are, exactly or as they are seen; frames
             also say whether everything was "found" (N,).
         visible: (states, thing) -> (N,) whether a thing can be seen at all; the others are not asked for.
@@ -63,6 +63,7 @@ class SimulatedTask:
         state_of_proprio: readings (N, P) -> states that policies can act on.
         outcome: states (..., D) -> reward (...) and success (...).
         cut_pairs: (trajectories, count, context=, seed=) -> start-goal pairs.
+        check_planning: raises ValueError for a world in which its planning table cannot be made.
         planning: (world, pairs, planner settings or None, workers=, show_progress=) -> planning table.
     """
 
@@ -73,6 +74,7 @@ class SimulatedTask:
     proprio_names: tuple[str, ...]
     things: Mapping[str, Thing]
     main: str
+    much: float
     places_of_states: Callable[[np.ndarray], Places]
     places_of_frames: Callable[[np.ndarray], Places]
     places_of_proprio: Callable[[np.ndarray], Places]
@@ -83,6 +85,7 @@ class SimulatedTask:
     state_of_proprio: Callable[[np.ndarray], np.ndarray]
     outcome: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     cut_pairs: Callable[..., Any]
+    check_planning: Callable[[Any], None]
     planning: Callable[..., dict]
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:

@@ -4,14 +4,14 @@ Error grows with every step of an imagination, and so does anything that counts 
 honest: the baselines stand in the same table, and `spearman_within_step` compares windows at the same step only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sana_wm.evaluation.progress import track
-from sana_wm.evaluation.tworoom import is_tworoom
+from sana_wm.evaluation.tasks import SimulatedTask
 from sana_wm.evaluation.windows import SIM_STATE, Windows, cut_windows
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def trust_correlation(
     *,
     windows: int = 100,
     horizon: int = 25,
-    simulator: bool,
+    task: SimulatedTask | None = None,
     seed: int = 0,
     show_progress: bool = False,
     camera: str | None = None,
@@ -57,9 +57,9 @@ def trust_correlation(
 
     Args:
         episodes: held-out ones, not those of the calibration (the test split).
-        simulator: whether to replay actions in the dataset's simulator: then the error is that of places in it, and
-            each window is also imagined with actions that nobody recorded (half of the windows uniform in the action
-            space, half at its corners, held for 5 steps).
+        task: the simulator that the dataset recorded, to replay actions in it: then the error is that of the places of
+            all that moves, and each window is also imagined with actions that nobody recorded (half of the windows
+            uniform in the action space, half at its corners, held for 5 steps).
         camera, action: columns; those of the world's recipe by default, else the first camera and "action".
 
     Returns:
@@ -82,8 +82,13 @@ def trust_correlation(
         raise ValueError(
             "this world has no trust data: calibrate it (python -m sana_wm.calibrate) before asking what they are worth"
         )
-    if simulator and SIM_STATE not in dataset.features:
-        raise ValueError(f"simulator=True, but the dataset has no {SIM_STATE!r} to compare with")
+    if task is not None and SIM_STATE not in dataset.features:
+        raise ValueError(f"the dataset has no {SIM_STATE!r} to compare with: leave task out")
+    if task is not None and not task.reads(world):
+        raise ValueError(
+            f"the world reads {tuple(world.config.proprio_names)}, which says nothing of {task.proprio_names}: leave "
+            "task out"
+        )
     columns = world.config.extra.get("data", {}).get("columns", {})
     cut = cut_windows(
         dataset,
@@ -102,20 +107,20 @@ def trust_correlation(
     latent_error = np.sqrt(np.square(recorded.latents - true).mean(-1))
     above = float(np.quantile(latent_error, 0.9))
     sets = {"latent": _measured([recorded.signals], [latent_error], "standard deviations", above)}
-    if simulator:
-        simulate, error_of, unit, above = _simulator(dataset)
+    if task is not None:
+        simulate, unit, above = task.make_env(world.config.resolution[0]).simulate, _unit(task), task.much
         unusual = unusual_actions(world, cut, seed)
         starts = cut.sim_states[:, cut.context - 1]
         after = np.stack([simulate(s, a.astype(np.float64)) for s, a in zip(starts, unusual, strict=True)])
         off = imagined_signals(
             world, cut, unusual, lanes=lanes, what="imagining the unusual", show_progress=show_progress
         )
-        errors = [error_of(recorded.proprio, cut.future_states), error_of(off.proprio, after)]
+        errors = [_errors(task, recorded.proprio, cut.future_states), _errors(task, off.proprio, after)]
         sets["recorded"] = _measured([recorded.signals], errors[:1], unit, above)
         sets["off_distribution"] = _measured([off.signals], errors[1:], unit, above)
         sets["mixed"] = _measured([recorded.signals, off.signals], errors, unit, above)
-    top = sets["mixed" if simulator else "latent"]
-    return {"windows": len(cut), "horizon": horizon, "simulator": simulator, **top, "sets": sets}
+    top = sets["mixed" if task is not None else "latent"]
+    return {"windows": len(cut), "horizon": horizon, "simulator": task is not None, **top, "sets": sets}
 
 
 def imagined_signals(
@@ -234,25 +239,21 @@ def _with_interval(found: float, drawn: list[float]) -> dict[str, float] | None:
     return {"mean": found, "low": float(low), "high": float(high)}
 
 
-def _simulator(dataset: "LeRobotDataset") -> tuple[Callable, Callable, str, float]:
-    """simulate(state, actions), error(proprio (N, H, P), states (N, H, D)) -> (N, H), its unit, and what is much."""
-    if is_tworoom(dataset):
-        from sana_wm.envs.tworoom import TwoRoomEnv
+def _moving(task: SimulatedTask) -> list[str]:
+    """The things whose distances add up to an error."""
+    return [name for name, thing in task.things.items() if thing.moves and not thing.angle]
 
-        def agent(proprio, states):
-            return np.linalg.norm(proprio[..., :2] - states[..., :2], axis=-1)
 
-        return TwoRoomEnv().simulate, agent, "units of the agent's place", 2.0
-    from sana_wm.envs.pusht import PushTEnv  # needs the `sim` extra
-    from sana_wm.envs.pusht_pose import pose_of_keypoints
+def _unit(task: SimulatedTask) -> str:
+    things = [task.things[name] for name in _moving(task)]
+    return f"{things[0].unit} of {' and '.join(thing.words for thing in things)}"
 
-    def agent_and_block(proprio, states):
-        shape = proprio.shape[:2]
-        block = pose_of_keypoints(proprio[..., 2:].reshape(-1, 16)).reshape(*shape, 3)
-        agents = np.linalg.norm(proprio[..., :2] - states[..., :2], axis=-1)
-        return agents + np.linalg.norm(block[..., :2] - states[..., 4:6], axis=-1)
 
-    return PushTEnv().simulate, agent_and_block, "px of agent and block", 20.0
+def _errors(task: SimulatedTask, proprio: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Of readings (N, H, P) against states (N, H, D): (N, H)."""
+    told = task.places_of_proprio(proprio.reshape(-1, proprio.shape[-1]))
+    true = task.places_of_states(states.reshape(-1, states.shape[-1]))
+    return sum(task.things[name].error(told[name], true[name]) for name in _moving(task)).reshape(states.shape[:2])
 
 
 def _pictures(world: "WorldModel", frames: np.ndarray) -> np.ndarray:

@@ -23,18 +23,12 @@ from sana_wm.envs.tworoom_policies import GRADED
 from sana_wm.envs.tworoom_pose import decode_pose
 from sana_wm.evaluation.tasks import Places, SimulatedTask, Thing
 from sana_wm.evaluation.tworoom_pairs import cut_tworoom_pairs, goal_reached
-from sana_wm.evaluation.tworoom_planning import PROPRIO_NAMES, planning_table
-from sana_wm.evaluation.windows import SIM_STATE
+from sana_wm.evaluation.tworoom_planning import PROPRIO_NAMES, SEARCHES, check_world, planning_table
 
 if TYPE_CHECKING:
-    from sana_wm.data import LeRobotDataset
+    pass
 
 MATCH = 0.7  # below this share of its area there is no proper disc in the frame
-
-
-def is_tworoom(dataset: "LeRobotDataset") -> bool:
-    """Whether a dataset recorded TwoRoom's simulator."""
-    return tuple((dataset.features.get(SIM_STATE) or {}).get("names") or ()) == STATE_NAMES
 
 
 def _places(states: np.ndarray) -> Places:
@@ -79,9 +73,21 @@ def _outcome(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return -path_length(states) / SIDE, goal_reached(states)
 
 
+def _check_planning(world: Any) -> None:
+    for want in ("reward", "image"):
+        check_world(world, want)
+
+
 def _planning(world: Any, pairs: Any, config: Any = None, *, workers: int = 0, show_progress: bool = False) -> dict:
-    """TwoRoom has searches of its own: `config` and `workers` are PushT's."""
-    return planning_table(world, pairs, show_progress=show_progress)
+    """TwoRoom has searches of its own, one for each objective: `config` (as in configs/planner/) changes them.
+
+    Its simulator is too quick to be shared among `workers`.
+    """
+    config = dict(config or {})
+    name = config.get("name") or "cem"
+    settings = {key: value for key, value in (config.get("search") or {}).items() if value is not None}
+    searches = SEARCHES if name == "cem" and not settings else {w: s.of(name, settings) for w, s in SEARCHES.items()}
+    return planning_table(world, pairs, searches=searches, show_progress=show_progress)
 
 
 TASK = SimulatedTask(
@@ -96,6 +102,7 @@ TASK = SimulatedTask(
         "door": Thing("door", "units", moves=False),
     },
     main="agent",
+    much=2.0,
     places_of_states=_places,
     places_of_frames=_places_of_frames,
     places_of_proprio=_places,
@@ -106,5 +113,6 @@ TASK = SimulatedTask(
     state_of_proprio=_state_of_proprio,
     outcome=_outcome,
     cut_pairs=cut_tworoom_pairs,
+    check_planning=_check_planning,
     planning=_planning,
 )

@@ -26,7 +26,7 @@ from sana_wm.agents.mpc import MPCAgent
 from sana_wm.agents.objectives import LatentGoal, PredictedReward, ProprioGoal, SuccessProbability
 from sana_wm.agents.planners import at_budget_of, make_planner, planner_name
 from sana_wm.agents.protocols import Objective
-from sana_wm.agents.shooting import ShootingConfig
+from sana_wm.agents.shooting import ShootingConfig, bounded
 from sana_wm.agents.simulator_dynamics import SimulatorDynamics, SimulatorState
 from sana_wm.envs.tworoom import TwoRoomEnv
 from sana_wm.envs.tworoom_physics import SIDE, path_length
@@ -156,7 +156,7 @@ def world_objective(world: "WorldModel", pairs: TwoRoomPairs, want: str) -> Obje
 
 
 def _agent(dynamics, objective: Objective, begin, search: Search, seeds, action_space, context: int = 1) -> MPCAgent:
-    planner = make_planner(search.planner, action_space)
+    planner = make_planner(bounded(search.planner, search.lanes), action_space)
     return MPCAgent(planner, dynamics, objective, begin, seeds=seeds, context=context, replan_every=search.replan_every)
 
 
@@ -181,12 +181,14 @@ def planning_table(
     wants: tuple[str, ...] = ("reward", "image"),
     *,
     planners: Sequence[str] | None = None,
+    searches: Mapping[str, Search] = SEARCHES,
     show_progress: bool = False,
 ) -> dict:
     """Success rates with 95 % Wilson intervals of every row, of all pairs and of those with the goal in the other room.
 
     Args:
-        planners: by name, at the rollouts of `SEARCHES[want]`; by default the planner that each of those is of.
+        planners: by name, at the rollouts of `searches[want]`; by default the planner that each of those is of.
+        searches: for each of the wants.
 
     Returns:
         {"config": ..., "rows": {name: {"all" | "other_room": rate, low, high, trials, "seconds_per_plan"}}}, names as
@@ -194,9 +196,8 @@ def planning_table(
     """
     runs = {name: run_actions(pairs, actions) for name, actions in fixed_actions(pairs).items()}
     for want in wants:
-        own = planner_name(SEARCHES[want].planner)
-        searches = {name: SEARCHES[want].of(name) for name in ([own] if planners is None else planners)}
-        for name, search in searches.items():
+        names = [planner_name(searches[want].planner)] if planners is None else planners
+        for name, search in ((name, searches[want].of(name)) for name in names):
             if want != "latent" and name != "gradient":  # a simulator has neither latents nor a gradient
                 runs[f"{name}_simulator_{want}"] = run_in_simulator(pairs, want, search, show_progress=show_progress)
             if world is not None:
@@ -206,7 +207,7 @@ def planning_table(
         done = solved(run)
         rows[name] = {"all": success_interval(done), "other_room": success_interval(done[pairs.cross])}
         rows[name]["seconds_per_plan"] = run.seconds_per_plan
-    return {"config": {want: asdict(SEARCHES[want]) for want in wants} | {"budget": BUDGET}, "rows": rows}
+    return {"config": {want: asdict(searches[want]) for want in wants} | {"budget": BUDGET}, "rows": rows}
 
 
 def solved(run: Run) -> np.ndarray:

@@ -113,9 +113,9 @@ def load_trust(folder: Path, config: WorldConfig) -> Trust | None:
     tensors = _tensors(path)
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    facts = header.get("__metadata__", {})
-    if facts.get("format") != TRUST_FORMAT:
-        raise ValueError(f"{path}: format {facts.get('format')!r}, this version reads {TRUST_FORMAT!r}; {CALIBRATE}")
+    version, _, weights = str(header.get("__metadata__", {}).get("format")).partition(" weights=")
+    if version != TRUST_FORMAT:
+        raise ValueError(f"{path}: format {version!r}, this version reads {TRUST_FORMAT!r}; {CALIBRATE}")
     known = tensors["places"].shape if tensors.get("places", torch.zeros(0)).ndim == 2 else (0, 1)
     wanted = trust_shapes(config, known[0], known[1] - 1)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -127,7 +127,7 @@ def load_trust(folder: Path, config: WorldConfig) -> Trust | None:
     broken += ["quantiles"] if not (tensors["quantiles"] > 0).all() else []
     if broken:
         raise ValueError(f"{path}: {broken} hold numbers that no calibration makes; {CALIBRATE}")
-    if facts.get("transformer") != _digest(folder / "transformer.safetensors"):
+    if weights != _digest(folder):
         warnings.warn(f"{path} was calibrated for other weights and is left aside; {CALIBRATE}", stacklevel=3)
         return None
     return Trust(tensors)
@@ -137,15 +137,21 @@ def save_trust(folder: Path, trust: Trust) -> None:
     """Write a calibration beside the weights that it was made for, whole or not at all."""
     tensors = trust.tensors()
     tensors["places"] = tensors["places"].half()  # most of the file
-    facts = {"format": TRUST_FORMAT, "transformer": _digest(folder / "transformer.safetensors")}
+    # one entry: safetensors does not order them, and equal calibrations shall be equal files
+    facts = {"format": f"{TRUST_FORMAT} weights={_digest(folder)}"}
     partial = folder / f"{TRUST}.partial"
     save_file(tensors, partial, metadata=facts)
     partial.chmod(0o644)
     os.replace(partial, folder / TRUST)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(folder: Path) -> str:
+    """Of all networks of a bundle: a calibration rests on each of them."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name not in (TRUST, "starts.safetensors"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _previous(folder: Path) -> Path:

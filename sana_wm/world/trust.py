@@ -38,10 +38,12 @@ class Trust(nn.Module):
 
     Args:
         tensors: what a bundle stores, by name; :func:`trust_shapes` says which and how large.
+        made_for: fingerprint of the weights that were calibrated.
     """
 
-    def __init__(self, tensors: dict[str, Tensor]):
+    def __init__(self, tensors: dict[str, Tensor], made_for: str = ""):
         super().__init__()
+        self.made_for = made_for
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.float())
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sana_wm.world.action_codec import as_action_tensor
+from sana_wm.world.fingerprint import fingerprint
 from sana_wm.world.trust import (
     QUANTILE_LEVELS,
     SIGNALS,
@@ -93,7 +94,7 @@ def calibrate(
     pairs = torch.cat(pairs)
     tensors["disagreement_scale"] = _positive(pairs.flatten(0, 1).median(dim=0).values)
     tensors["quantiles"] = torch.ones(len(SIGNALS), len(QUANTILE_LEVELS), device=world.device)
-    trust, heads = Trust(tensors), world.config.heads
+    trust, heads = Trust(tensors, fingerprint(world.parts)), world.config.heads
     latents, actions = torch.cat(imagined), torch.cat(led)
     scores = {
         "model_uncertainty": trust.doubts(pairs).cumsum(dim=1).sqrt(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,7 @@ class VideoWorld:
                 "this state belongs to another world, of the same shape but with other weights; begin() makes a "
                 "fitting one"
             )
+        state = state if state.origin else replace(state, origin=self.fingerprint)
         return state.to(self.device) if state.seeds.device != self.device else state
 
     def _carried_names(self) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +28,7 @@ from sana_wm.models.refiner import Refiner
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.nn.proprio import pack, unpack
 from sana_wm.world.action_codec import as_action_tensor
-from sana_wm.world.bundle import load_part, load_starts, load_trust, locate, read_config, save_bundle
+from sana_wm.world.bundle import CALIBRATE, load_part, load_starts, load_trust, locate, read_config, save_bundle
 from sana_wm.world.config import WorldConfig
 from sana_wm.world.fingerprint import fingerprint
 from sana_wm.world.noise import lane_noise
@@ -105,11 +106,20 @@ class WorldModel:
         for name, module in world.parts.items():
             load_part(module, folder / f"{name}.safetensors")
         world.trust = load_trust(folder, config) if trust else None
+        if world.trust is not None:
+            world.trust.made_for = world.fingerprint
         return world.to(device) if device is not None else world
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
-        """Write the bundle, whole or not at all. ``dtype``: precision of the stored weights (default: as they are)."""
-        save_bundle(Path(folder), self.config, self.parts, self.starts, self.card, dtype, self.trust)
+        """Write the bundle, whole or not at all. ``dtype``: precision of the stored weights (default: as they are).
+
+        Trust data that were calibrated for other weights are left out, with a warning.
+        """
+        trust = self.trust
+        if trust is not None and trust.made_for != fingerprint(self.parts):  # not the cached one: weights may be new
+            warnings.warn(f"the weights are not those that trust was calibrated for; {CALIBRATE}", stacklevel=2)
+            trust = None
+        save_bundle(Path(folder), self.config, self.parts, self.starts, self.card, dtype, trust)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -376,6 +386,7 @@ class WorldModel:
                 "this state belongs to another world, of the same shape but with other weights; begin() makes a "
                 "fitting one"
             )
+        state = state if state.origin else replace(state, origin=self.fingerprint)
         return state.to(self.device) if state.seeds.device != self.device else state
 
 

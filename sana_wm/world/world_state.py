@@ -68,6 +68,11 @@ class WorldState:
         """
         if len(origins := {state.origin for state in states}) > 1:
             raise ValueError(f"these states belong to {len(origins)} worlds; only those of one go side by side")
+        if len({frozenset(state.carried) for state in states}) > 1:
+            raise ValueError(
+                "these states carry different things: some are watched, some are not; world.watch(state) watches, "
+                "world.watch(state, on=False) does not"
+            )
         return WorldState(
             StreamState.cat([state.stream for state in states]),
             torch.cat([state.latent for state in states]),

@@ -170,3 +170,21 @@ def test_sac_learns_in_dataset_units_and_is_evaluated():
         np.testing.assert_array_equal(buffer.next_observations[row, lane], buffer.observations[row + 1, lane])
     mean, _ = evaluate_policy(model, env, n_eval_episodes=4, warn=False)
     assert np.isfinite(mean)
+
+
+@pytest.mark.parametrize("mode", ["same_step", "disabled"])
+def test_what_an_episode_came_to_is_told_where_it_ends(mode):
+    env = SB3VecEnv(RecordEpisodeStatistics(make(mode, max_episode_steps=3)))
+    env.reset()
+    earned, steps, ends = np.zeros(LANES), np.zeros(LANES, int), 0
+    for actions in actions_for(7):
+        _, rewards, dones, infos = env.step(actions)
+        earned, steps = earned + rewards, steps + 1
+        for lane, (done, info) in enumerate(zip(dones, infos, strict=True)):
+            assert ("episode" in info) == done
+            if done:
+                assert info["episode"]["l"] == steps[lane]
+                assert info["episode"]["r"] == pytest.approx(earned[lane], rel=1e-4)
+        ends += dones.sum()
+        earned[dones], steps[dones] = 0.0, 0
+    assert ends >= 2 * LANES

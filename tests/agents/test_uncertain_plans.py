@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 
 from sana_wm.agents.cem import CEM, CEMConfig
+from sana_wm.agents.gradient import GradientConfig, GradientPlanner
 from sana_wm.agents.objectives import ActionPenalty, UncertaintyPenalty, WeightedSum, imagine
 from tests.world.test_trust import trusted
 from tests.world.tiny import begun, tiny_actions, tiny_world
@@ -40,3 +41,12 @@ def test_a_world_without_trust_data_says_so():
     world = tiny_world()
     with pytest.raises(ValueError, match="calibrate"):
         imagine(world, UncertaintyPenalty(), begun(world, lanes=1), tiny_actions(1, 2))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_has_a_gradient_leads_a_sum_in_any_order(world, order):
+    """Uncertainty has none; beside actions, which have, it counts as a number."""
+    terms = [(1.0, ActionPenalty(BOX, magnitude=1.0)), (0.1, UncertaintyPenalty())][::order]
+    settings = GradientConfig(knots=2, block=2, samples=2, iterations=8, initial_std=1.0, step_size=0.3)
+    plan = GradientPlanner(settings, BOX).plan(world, WeightedSum(*terms), begun(world, lanes=2), seeds=np.arange(2))
+    assert np.abs((plan.actions - [0.0, 4.0]) / [2.0, 4.0]).mean() < 0.3

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -69,14 +70,14 @@ def world():
 
 
 def test_a_world_is_measured_without_a_simulator(world, dots):
-    result = trust_correlation(world, dots, range(4, 8), windows=7, horizon=5, simulator=False)
+    result = trust_correlation(world, dots, range(4, 8), windows=7, horizon=5)
     assert json.loads(json.dumps(result)) == result
     assert set(result["rows"]) == set(SIGNALS) and set(result["baseline"]) == {"elapsed_steps", "moved"}
     assert list(result["sets"]) == ["latent"] and result["windows"] == 7
     for row in (*result["rows"].values(), *result["baseline"].values()):
         for key in ("spearman", "spearman_within_step", "auroc"):
             assert row[key]["low"] <= row[key]["high"] and -1 <= row[key]["mean"] <= 1
-    again = trust_correlation(world, dots, range(4, 8), windows=7, horizon=5, simulator=False, lanes=3)
+    again = trust_correlation(world, dots, range(4, 8), windows=7, horizon=5, lanes=3)
     for name in SIGNALS:  # whoever shares the batch
         assert again["rows"][name]["spearman"]["mean"] == pytest.approx(
             result["rows"][name]["spearman"]["mean"], abs=0.02
@@ -84,10 +85,15 @@ def test_a_world_is_measured_without_a_simulator(world, dots):
 
 
 def test_what_cannot_be_measured_is_refused(world, dots):
+    from sana_wm.evaluation.tworoom import TASK
+
     with pytest.raises(ValueError, match="sim_state"):
-        trust_correlation(world, dots, range(4, 8), simulator=True)
+        trust_correlation(world, dots, range(4, 8), task=TASK)
+    recorded = SimpleNamespace(features={"observation.sim_state": {}})
+    with pytest.raises(ValueError, match="says nothing of"):
+        trust_correlation(world, recorded, range(4, 8), task=TASK)
     with pytest.raises(ValueError, match="calibrate"):
-        trust_correlation(tiny_world(), dots, range(4, 8), simulator=False)
+        trust_correlation(tiny_world(), dots, range(4, 8))
 
 
 def test_unusual_actions_stay_in_the_space(world, dots):

@@ -8,7 +8,8 @@ import pytest
 from sana_wm.collect import record_episode
 from sana_wm.envs.tworoom import TwoRoomEnv
 from sana_wm.envs.tworoom_physics import SIDE, path_length, random_state
-from sana_wm.evaluation.tworoom import is_tworoom
+from sana_wm.evaluation.tasks import task_of
+from sana_wm.evaluation.tworoom import TASK
 from sana_wm.evaluation.tworoom_pairs import cut_tworoom_pairs, goal_reached
 from sana_wm.evaluation.tworoom_planning import (
     check_world,
@@ -56,9 +57,9 @@ def test_the_simulator_is_the_ceiling_and_floors_are_low():
 
 def test_other_datasets_and_worlds_are_told_apart():
     names = ["agent_x", "agent_y", "door_y", "goal_x", "goal_y"]
-    assert is_tworoom(SimpleNamespace(features={"observation.sim_state": {"names": names}}))
-    assert not is_tworoom(SimpleNamespace(features={"observation.sim_state": {"names": ["agent_x"]}}))
-    assert not is_tworoom(SimpleNamespace(features={}))
+    assert task_of(SimpleNamespace(features={"observation.sim_state": {"names": names}})) is TASK
+    assert task_of(SimpleNamespace(features={"observation.sim_state": {"names": ["agent_x"]}})) is None
+    assert task_of(SimpleNamespace(features={})) is None
     space = SimpleNamespace(action_space=TwoRoomEnv().action_space)
     blind = SimpleNamespace(codec=space, config=SimpleNamespace(heads=SimpleNamespace(reward=False), proprio_names=()))
     for want, words in (("reward", "reward head"), ("image", "proprioception")):

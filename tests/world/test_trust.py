@@ -200,7 +200,7 @@ def test_contents_that_cannot_be_are_named(copy):
         ({"quantiles": 0 * tensors["quantiles"]}, facts, "quantiles"),
         ({"place_mean": tensors["place_mean"] * float("nan")}, facts, "place_mean"),
         ({}, facts | {"format": "sana_wm.trust.9"}, "sana_wm.trust.9"),
-        ({}, None, "format None"),
+        ({}, None, "format .None"),
     ]
     for changes, said, message in cases:
         save_file(tensors | changes, path, metadata=said)
@@ -213,8 +213,27 @@ def test_contents_that_cannot_be_are_named(copy):
         WorldModel.from_pretrained(copy)
 
 
-def test_the_calibration_of_other_weights_is_left_aside(copy, tmp_path):
+@pytest.mark.parametrize("part", ["transformer", "heads", "tokenizer", "refiner"])
+def test_the_calibration_of_other_weights_is_left_aside(copy, tmp_path, part):
     tiny_world(seed=3).save_pretrained(tmp_path / "other")
-    (copy / "transformer.safetensors").write_bytes((tmp_path / "other" / "transformer.safetensors").read_bytes())
+    (copy / f"{part}.safetensors").write_bytes((tmp_path / "other" / f"{part}.safetensors").read_bytes())
     with pytest.warns(UserWarning, match="other weights"):
         assert WorldModel.from_pretrained(copy).trust is None
+
+
+def test_weights_that_changed_since_take_no_calibration_with_them(copy, tmp_path):
+    world = WorldModel.from_pretrained(copy)
+    world.save_pretrained(tmp_path / "same")
+    assert WorldModel.from_pretrained(tmp_path / "same").trust is not None
+    with torch.no_grad():
+        next(world.heads.parameters()).mul_(1.3)
+    with pytest.warns(UserWarning, match="not those that trust was calibrated for"):
+        world.save_pretrained(tmp_path / "changed")
+    assert WorldModel.from_pretrained(tmp_path / "changed").trust is None
+
+
+def test_watched_and_unwatched_states_do_not_mix(world):
+    plain = begun(world, lanes=2)
+    for states in ([plain, world.watch(plain)], [world.watch(plain), plain]):
+        with pytest.raises(ValueError, match="some are watched"):
+            WorldState.cat(states)
