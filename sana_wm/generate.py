@@ -66,7 +66,9 @@ def _job(cfg: DictConfig) -> None:
 
 def main() -> None:
     model, arguments = value_of("model", sys.argv[1:]), quoted_arguments(sys.argv[1:])
-    sys.argv[1:] = ["--config-name=image", *arguments] if model and makes_images(model) else arguments
+    with plain_errors("nothing was written"):
+        images = bool(model) and makes_images(model)
+    sys.argv[1:] = ["--config-name=image", *arguments] if images else arguments
     _job()
 
 

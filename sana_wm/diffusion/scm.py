@@ -19,11 +19,20 @@ TANGENT_FLOOR = 0.1
 
 
 class ScmLoss(NamedTuple):
-    """loss: scalar. clean (B, ...): the student's one-step latents, with gradients. tangent_norm (B,), for the log."""
+    """loss: scalar. clean (B, ...): the student's one-step latents, with gradients. tangent_norm (B,), for the
+    log: |g| before it is normalised."""
 
     loss: Tensor
     clean: Tensor
     tangent_norm: Tensor
+
+
+class Tangent(NamedTuple):
+    """f (B, ...): F. g (B, ...): normalised. norm (B,): |g| before that."""
+
+    f: Tensor
+    g: Tensor
+    norm: Tensor
 
 
 class LogVariance(nn.Module):
@@ -57,7 +66,7 @@ def guided(conditional: Tensor, unconditional: Tensor, scale: Tensor | float) ->
 
 
 @torch.no_grad()
-def scm_tangent(student: TrigModel, x: Tensor, t: Tensor, ode: Tensor, warmed: float) -> tuple[Tensor, Tensor]:
+def scm_tangent(student: TrigModel, x: Tensor, t: Tensor, ode: Tensor, warmed: float) -> Tangent:
     """The student's F at x_t, and minus the tangent d f / dt of its consistency function (times cos t), normalised.
 
         g = -cos^2(t) (d F - dx/dt) - r (cos(t) sin(t) x_t + d F'),   g / (|g| + 0.1)
@@ -68,7 +77,7 @@ def scm_tangent(student: TrigModel, x: Tensor, t: Tensor, ode: Tensor, warmed: f
         student: (x_t / d, t (B,)) -> F; every operation in it must have a forward derivative. Torch's own attention is
             run in its plain form here, which has one; kernels of others have none.
         x: (B, ...) at t (B,), with its factor d. ode: dx/dt of the teacher, alike. warmed: r, in [0, 1].
-    Returns: F (B, ...), g (B, ...); without gradients.
+    Returns: without gradients.
     """
     lane = per_lane(t, x)
     cos, sin = torch.cos(lane), torch.sin(lane)
@@ -76,7 +85,8 @@ def scm_tangent(student: TrigModel, x: Tensor, t: Tensor, ode: Tensor, warmed: f
     with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward derivative
         f, derivative = torch.func.jvp(student, (x / SIGMA_DATA, t), tangents)
     g = -(cos**2) * (SIGMA_DATA * f - ode) - warmed * (cos * sin * x + SIGMA_DATA * derivative)
-    return f, g / (_norm(g) + TANGENT_FLOOR)
+    norm = _norm(g)
+    return Tangent(f, g / (norm + TANGENT_FLOOR), norm.flatten())
 
 
 def scm_loss(
@@ -98,12 +108,12 @@ def scm_loss(
     x = add_noise(latents, noise, t)
     with torch.no_grad():
         ode = SIGMA_DATA * teacher(x / SIGMA_DATA, t)
-    fixed, g = scm_tangent(student, x, t, ode, warmed)
+    fixed, g, norm = scm_tangent(student, x, t, ode, warmed)
     f = student(x / SIGMA_DATA, t)
     w = per_lane(log_variance, x)
     weight = torch.exp(-w) / (SIGMA_DATA * torch.tan(per_lane(t, x)))
     loss = (weight * (f - fixed - g) ** 2 + w).mean()
-    return ScmLoss(loss, predicted_clean(x, f, t) / SIGMA_DATA, _norm(g).flatten())
+    return ScmLoss(loss, predicted_clean(x, f, t) / SIGMA_DATA, norm)
 
 
 def _norm(x: Tensor) -> Tensor:

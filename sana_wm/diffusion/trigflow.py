@@ -10,7 +10,6 @@ its probability flow ODE, and one step of length t along the circle gives the cl
 Here points x_t carry the factor d, as the paper writes them; networks are shown x_t / d.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 SIGMA_DATA = 0.5
 START = 1.57080  # of the releases' schedules: pi / 2, rounded up
+_SAME_TIME = 1e-6
 MIDDLE = 1.3  # of their two-step schedule
 GUIDANCE_SCALE = 0.1  # a guidance scale enters the network's embedding times this
 
@@ -146,17 +146,22 @@ def scm_sample(
 def image_start(clean: Tensor, noise: Tensor, times: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Where image-to-image begins: the picture's latent with the noise of a time that ``strength`` selects.
 
+    The time is ``strength`` of the way to pure noise, and the schedule's times below it follow. Of an even schedule,
+    this is what diffusers does where strength * steps is whole. Elsewhere diffusers begins at the next time of the
+    schedule above: with the two steps of the releases, at pure noise for every strength beyond 0.5.
+
     Args:
         clean: (B, ...) latents of the picture, as the sampler returns them. noise: standard normal, alike.
-        times: (steps + 1,) of :func:`scm_schedule`. strength: in (0, 1]; the last strength * steps steps, rounded up,
-            are taken, 1 being all of them.
-    Returns: x at the first time of the rest of ``times``, with its factor d; and that rest.
+        times: (steps + 1,) of :func:`scm_schedule`. strength: in (0, 1]; 1 keeps nothing of the picture.
+    Returns: x at the first of the times, with its factor d; and the times.
 
     Raises:
         ValueError: a strength out of range.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength {strength}: expected more than 0 (nothing is changed) and at most 1 (all of it)")
-    steps = len(times) - 1
-    rest = times[steps - math.ceil(round(steps * strength, 6)) :]
-    return add_noise(clean, noise, rest[0].to(clean.device)), rest
+    start = min(strength * START, float(times[0]))
+    below = times[times < start - _SAME_TIME]
+    first = times[(times - start).abs() <= _SAME_TIME][:1]  # the schedule's own time, to the bit, where it has it
+    first = times.new_tensor([start]) if len(first) == 0 else first
+    return add_noise(clean, noise, first[0].to(clean.device)), torch.cat([first, below])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sana_wm.generation.aspect import nearest_bin, resize_and_crop
 from sana_wm.generation.image_file import to_pictures, to_pixels
 from sana_wm.generation.image_sampling import Progress, Prompt, Sampling, image_latents, sprint_latents
-from sana_wm.models.text_encoder import prepare_prompt
+from sana_wm.models.prompt_encoder import prepare_prompt
 from sana_wm.world.noise import lane_noise
 
 if TYPE_CHECKING:
-    from sana_wm.generation.memory import Offload
     from sana_wm.models.dc_ae import DCAE
     from sana_wm.models.transformer import SanaTransformer
 
@@ -33,29 +31,32 @@ class ImagePipeline:
     Args:
         transformer: an image or Sprint member. dcae: its autoencoder.
         encoder: a :class:`~sana_wm.models.prompt_encoder.PromptEncoder`, or a
-            :class:`~sana_wm.models.text_encoder.PromptCache`: (prompts, with the instruction?) -> features, mask.
+            :class:`~sana_wm.models.prompt_cache.PromptCache`: (prompts, with the instruction?) -> features, mask.
         sampling: how to sample; it says by its sampler whether the transformer is a Sprint.
         base: side in pixels that the member was trained at, which picks the bins of sizes; None: any size is taken.
         tile: of decoding, see :meth:`DCAE.decode`; None: the autoencoder's own choice.
         lowercase: put prompts in small letters, as diffusers does, see :func:`prepare_prompt`.
-        offload: moves each network to where it computes in its turn; None: they stay where they are.
+        compression: pixels along a side of a latent cell; None: the autoencoder's.
+
+    ``transformer`` and ``dcae`` may be None, and be set and unset as they take turns, where memory does not hold both;
+    ``compression`` is needed then.
     """
 
     def __init__(
         self,
-        transformer: SanaTransformer,
-        dcae: DCAE,
+        transformer: SanaTransformer | None,
+        dcae: DCAE | None,
         encoder: Encoder,
         sampling: Sampling,
         base: int | None = 1024,
         *,
         tile: int | None = None,
         lowercase: bool = False,
-        offload: Offload | None = None,
+        compression: int | None = None,
     ):
         self.transformer, self.dcae, self.encoder = transformer, dcae, encoder
         self.sampling, self.base, self.tile, self.lowercase = sampling, base, tile, lowercase
-        self.offload = offload
+        self.compression = dcae.config.compression if compression is None else compression
 
     def __call__(
         self,
@@ -103,7 +104,7 @@ class ImagePipeline:
         """
         if self.base is not None:
             return nearest_bin(height, width, self.base)
-        cell = self.dcae.config.compression
+        cell = self.compression
         if height < 1 or width < 1 or height % cell or width % cell:
             raise ValueError(f"size {height} x {width}: expected positive multiples of {cell}, or base= to bin sizes")
         return height, width
@@ -115,7 +116,7 @@ class ImagePipeline:
         *,
         seeds: Sequence[int] | int = 0,
         negative: str = "",
-        picture: Image.Image | None = None,
+        picture: Image.Image | Tensor | None = None,
         strength: float = 0.6,
         noise: Tensor | None = None,
         noise_of_step: Callable[[int], Tensor] | None = None,
@@ -124,6 +125,7 @@ class ImagePipeline:
         """(B, C, h, w) latents at ``size`` (height, width, of :meth:`inside`), scaling factor included.
 
         Args:
+            picture: or its latents, of :meth:`encode_picture`.
             noise, noise_of_step: in place of those that the seeds give. The others as in :meth:`__call__`.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -135,51 +137,44 @@ class ImagePipeline:
             raise ValueError("a picture to begin from is for Sprint members (sampler 'scm')")
         told = self.encode(prompts)
         against = self.encode([negative], instruct=False) if not sprint and self.sampling.guidance != 1 else None
-        given = None if picture is None else self._encoded(picture, size)
-        cell = self.dcae.config.compression
-        shape = self.dcae.config.latent_channels, size[0] // cell, size[1] // cell
+        given = self.encode_picture(picture, size) if isinstance(picture, Image.Image) else picture
+        cell = self.compression
+        shape = self.transformer.config.in_channels, size[0] // cell, size[1] // cell
 
         def drawn(draw: int) -> Tensor:
             lanes = torch.tensor(seeds, dtype=torch.int64)
             return lane_noise(lanes, torch.zeros_like(lanes), draw, shape).to(self.transformer.device)
 
-        with self._using(self.transformer):
-            noise = drawn(0) if noise is None else noise.to(self.transformer.device)
-            told, against = (self._here(text) for text in (told, against))
-            if not sprint:
-                return image_latents(self.transformer, noise, told, against, self.sampling, progress)
-            given = None if given is None else given.to(noise).expand_as(noise)
-            how = {"picture": given, "strength": strength, "progress": progress}
-            return sprint_latents(self.transformer, noise, told, self.sampling, noise_of_step or drawn, **how)
+        noise = drawn(0) if noise is None else noise.to(self.transformer.device)
+        told, against = (self._here(text) for text in (told, against))
+        if not sprint:
+            return image_latents(self.transformer, noise, told, against, self.sampling, progress)
+        given = None if given is None else given.to(noise).expand_as(noise)
+        how = {"picture": given, "strength": strength, "progress": progress}
+        return sprint_latents(self.transformer, noise, told, self.sampling, noise_of_step or drawn, **how)
 
     def encode(self, prompts: Sequence[str], instruct: bool = True) -> Prompt:
         """Features of prompts; the negative one goes without the instruction."""
         prepared = [prepare_prompt(prompt, self.lowercase) for prompt in prompts]
-        with self._using(self.encoder):
-            return Prompt(*self.encoder(prepared, instruct))
+        return Prompt(*self.encoder(prepared, instruct))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, height: int, width: int) -> list[Image.Image]:
         """Pictures of this size from latents of :meth:`latents`, one lane at a time: decoding takes the most memory."""
         how = {} if self.tile is None else {"tile": self.tile}
         pictures = []
-        with self._using(self.dcae):
-            for lane in latents.to(next(self.dcae.parameters())).split(1):
-                pixels = self.dcae.decode(lane / self.dcae.scaling_factor, **how)
-                pictures += to_pictures(resize_and_crop(pixels.float(), height, width))
+        for lane in latents.to(next(self.dcae.parameters())).split(1):
+            pixels = self.dcae.decode(lane / self.dcae.scaling_factor, **how)
+            pictures += to_pictures(resize_and_crop(pixels.float(), height, width))
         return pictures
 
     @torch.no_grad()
-    def _encoded(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
-        with self._using(self.dcae):
-            pixels = to_pixels(picture, *size).to(next(self.dcae.parameters()))
-            return self.dcae.encode(pixels).float() * self.dcae.scaling_factor
+    def encode_picture(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+        """(1, C, h, w) latents of a picture at ``size`` (of :meth:`inside`), scaling factor included."""
+        pixels = to_pixels(picture, *size).to(next(self.dcae.parameters()))
+        return self.dcae.encode(pixels).float() * self.dcae.scaling_factor
 
     def _here(self, text: Prompt | None) -> Prompt | None:
         if text is None:
             return None
         return Prompt(text.features.to(self.transformer.device), text.mask.to(self.transformer.device))
-
-    def _using(self, network):
-        moves = self.offload is not None and isinstance(network, nn.Module)
-        return self.offload.use(network) if moves else nullcontext()

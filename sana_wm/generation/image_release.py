@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from sana_wm.generation.aspect import base_of_grid
 from sana_wm.generation.image_names import RELEASES
 from sana_wm.generation.image_sampling import SAMPLING, Sampling
-from sana_wm.models.prompt_encoder import PromptEncoder
-from sana_wm.models.text_encoder import PromptCache, released_instruction
+from sana_wm.generation.image_settings import COMPRESSION
+from sana_wm.models.prompt_cache import PromptCache
+from sana_wm.models.prompt_encoder import PromptEncoder, instruction
+from sana_wm.models.weight_files import variants_beside_plain
 
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -38,11 +42,16 @@ def _fetched(model: str) -> Path:
     repo = RELEASES.get(model, model)
     if repo.count("/") != 1 or repo.startswith((".", "/")):
         raise ValueError(f"{model!r} is neither a folder nor a hub repository; known names: {', '.join(RELEASES)}")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.ckpt", "*.fp16.*"]))
+        listed = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or ()]
+    except Exception:  # without a network; what the hub's cache holds is still found below
+        listed = []
+    ignored = [*PICKLES, *map(glob.escape, variants_beside_plain(listed))]
+    try:
+        return Path(snapshot_download(repo, ignore_patterns=ignored))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
@@ -51,14 +60,29 @@ def _fetched(model: str) -> Path:
         ) from error
 
 
+def named_sampling(model: str) -> Sampling | None:
+    """How a release is sampled, where the name, the hub repository or the folder's name says which it is.
+
+    A clone of a repository has the repository's name, and the hub's cache has it in the folder's path.
+    """
+    if model in SAMPLING:
+        return SAMPLING[model]
+    parts = Path(model).absolute().parts
+    for name, repo in RELEASES.items():
+        owner, title = repo.split("/")
+        if model == repo or parts[-1:] == (title,) or f"models--{owner}--{title}" in parts:
+            return SAMPLING[name]
+    return None
+
+
 def sampling_of(model: str, folder: Path) -> Sampling:
-    """How a release is sampled: by its name, else by its scheduler's file and size.
+    """How a release is sampled: by its name, else by its scheduler's file and the transformer's config.json.
 
     Raises:
         ValueError: a scheduler that is neither SCM nor one of flow matching.
     """
-    if model in SAMPLING:
-        return SAMPLING[model]
+    if (named := named_sampling(model)) is not None:
+        return named
     file = folder / "scheduler" / "scheduler_config.json"
     scheduler = json.loads(file.read_text()) if file.is_file() else {}
     if scheduler.get("_class_name") == "SCMScheduler":
@@ -66,31 +90,40 @@ def sampling_of(model: str, folder: Path) -> Sampling:
     shift = scheduler.get("flow_shift", scheduler.get("shift"))
     if shift is None:
         raise ValueError(f"{file}: expected the SCMScheduler, or a scheduler with flow_shift (or shift)")
+    file = folder / "transformer" / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    side, depth, norms = (config.get(name) for name in ("sample_size", "num_layers", "qk_norm"))
+    if side == 128:
+        return SAMPLING["sana-1600m-4k"]
+    if side == 32 and depth == 28 and norms is None:
+        return SAMPLING["sana-600m"]
     return replace(Sampling(), shift=float(shift))
 
 
 def base_of(folder: Path) -> int:
     """Side in pixels that a release was trained at, from its transformer's ``sample_size``."""
     config = json.loads((folder / "transformer" / "config.json").read_text())
-    return base_of_grid(int(config.get("sample_size", 32)))
+    return base_of_grid(int(config.get("sample_size", 32)), COMPRESSION)
+
+
+def instruction_of(sampling: Sampling) -> str:
+    """What stands before the prompts of a member, as diffusers has it."""
+    return instruction("sprint" if sampling.sampler == "scm" else "image")
 
 
 def load_text_encoder(
     folder: Path,
-    sampling: Sampling,
+    prefix: str,
     dtype: torch.dtype,
-    instruction: str | None = None,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> PromptEncoder | PromptCache:
     """The encoder of a release on ``device``, behind a cache on disk if ``cache`` is given.
 
     Args:
-        instruction: what stands before prompts; None: what diffusers has for the member.
+        prefix: what stands before prompts, such as :func:`instruction_of`.
     """
-    if instruction is None:
-        instruction = released_instruction("sprint" if sampling.sampler == "scm" else "image")
     parts = folder / "text_encoder", folder / "tokenizer"
     if cache is not None:
-        return PromptCache.from_pretrained(cache, *parts, dtype, prefix=instruction, device=device)
-    return PromptEncoder.from_pretrained(*parts, dtype, prefix=instruction).to(device)
+        return PromptCache.from_pretrained(cache, *parts, dtype, prefix=prefix, device=device)
+    return PromptEncoder.from_pretrained(*parts, dtype, prefix=prefix).to(device)

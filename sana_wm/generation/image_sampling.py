@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,6 +54,7 @@ class Sampling:
             raise ValueError(f"sampler={self.sampler!r}: expected one of {SAMPLERS}")
         if self.null_mask not in NULL_MASKS:
             raise ValueError(f"null_mask={self.null_mask!r}: expected one of {NULL_MASKS}")
+        check_guidance(self.guidance, self.guided)
         if self.times is not None and self.sampler != "scm":
             raise ValueError("times are those of sampler='scm'; dpm-solver takes steps and shift")
         if self.times is not None:
@@ -68,6 +70,20 @@ class Sampling:
         if self.sampler == "scm":
             return scm_schedule(self.steps, self.times)
         return dpm_schedule(self.steps, self.shift)
+
+
+def check_guidance(guidance, guided) -> None:
+    """Raise ValueError unless the scale is a finite number, and ``guided`` are two rising sigmas in 0..1."""
+    if not is_finite(guidance):
+        raise ValueError(f"guidance={guidance}: expected a finite number, such as 4.5; 1 is none")
+    pair = isinstance(guided, (tuple, list)) and len(guided) == 2 and all(map(is_finite, guided))
+    if not pair or not 0 <= guided[0] <= guided[1] <= 1:
+        raise ValueError(f"guided={guided}: expected two rising sigmas from 0 to 1, such as [0.2,1]")
+
+
+def is_finite(value) -> bool:
+    """Whether it is a number, neither bool nor infinite nor nan."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 _SPRINT = Sampling("scm", steps=2)
@@ -130,9 +146,10 @@ def _guided_velocity(
 ) -> Velocity:
     """(x (B, C, h, w), sigma) -> velocity; the text is embedded once for all steps."""
     lanes, scale, (low, high) = len(prompt.mask), sampling.guidance, sampling.guided
+    unit = transformer.config.timestep_scale
 
     def ask(x: Tensor, sigma: float, text) -> Tensor:
-        timestep = torch.full((len(x),), integer_timestep(sigma), device=x.device)
+        timestep = torch.full((len(x),), integer_timestep(sigma) * unit, device=x.device)
         return transformer(x[:, :, None].to(transformer.dtype), timestep, text).velocity[:, :, 0].to(x.dtype)
 
     if scale == 1:

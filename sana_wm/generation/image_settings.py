@@ -8,8 +8,11 @@ from pathlib import Path
 
 import torch
 
-from sana_wm.generation.image_sampling import Sampling
+from sana_wm.diffusion.trigflow import scm_schedule
+from sana_wm.generation.image_sampling import NULL_MASKS, Sampling, check_guidance, is_finite
 
+COMPRESSION = 32  # pixels along a side of a latent cell, of every member
+_NOT_OF_SPRINT = ("shift", "guided", "null_mask")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -29,10 +32,11 @@ class ImageSettings:
     Attributes:
         model: a name of :data:`sana_wm.generation.image_release.RELEASES`, a folder, or a hub repository.
         prompt, prompts: one text; or a file with one text in each line. One of them.
+        size: height and width, or the side of a square, in place of ``height`` and ``width``.
         images: pictures of each prompt, of seeds ``seed``, ``seed + 1``, ...
         picture, strength: where Sprint begins, and how much of it may change.
         batch: lanes that are denoised together. tile: pixels of a tile in decoding.
-        cache: folder of prompts' features, see :class:`~sana_wm.models.text_encoder.PromptCache`.
+        cache: folder of prompts' features, see :class:`~sana_wm.models.prompt_cache.PromptCache`.
         out: a folder, or for a single picture the name of a file that ends in .png.
 
     Raises:
@@ -45,6 +49,7 @@ class ImageSettings:
     negative_prompt: str = ""
     height: int | None = None
     width: int | None = None
+    size: int | tuple[int, int] | None = None
     seed: int = 0
     images: int = 1
     batch: int = 1
@@ -69,7 +74,7 @@ class ImageSettings:
         for name in ("prompts", "picture", "instruction", "cache", "out"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(str(value)))
-        for name in ("times", "guided"):
+        for name in ("times", "guided", "size"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         if (self.prompt is None) == (self.prompts is None):
@@ -79,20 +84,46 @@ class ImageSettings:
             path = getattr(self, name)
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}={path}: no such file")
+        self._set_size()
         self._check_numbers()
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height={self.height}, width={self.width}: give both or neither")
         if self.dtype not in ("auto", *DTYPES):
             raise ValueError(f"dtype={self.dtype}: expected one of auto, {', '.join(DTYPES)}")
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength={self.strength}: expected more than 0 and at most 1")
+        if self.null_mask is not None and self.null_mask not in NULL_MASKS:
+            raise ValueError(f"null_mask={self.null_mask}: expected one of {', '.join(NULL_MASKS)}")
+
+    def _set_size(self) -> None:
+        if self.size is None:
+            return
+        if self.height is not None or self.width is not None:
+            raise ValueError(f"size={self.size}, height={self.height}, width={self.width}: give size, or the other two")
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if len(sides) != 2:
+            raise ValueError(f"size={list(sides)}: expected the side of a square, or [height,width]")
+        for name, side in zip(("height", "width"), sides, strict=True):
+            object.__setattr__(self, name, side)
 
     def _check_numbers(self) -> None:
-        for name, least in {"seed": -(2**63), "images": 1, "batch": 1, "height": 1, "width": 1, "tile": 1}.items():
+        least_of = {"seed": -(2**63), "images": 1, "batch": 1, "height": 1, "width": 1, "tile": 1, "steps": 1}
+        for name, least in least_of.items():
             value = getattr(self, name)
             given = value is not None or name in ("seed", "images", "batch")
             if given and (not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63):
                 raise ValueError(f"{name}={value}: expected a whole number{f' from {least} on' * (least > 0)}")
+        if self.tile is not None and self.tile % COMPRESSION:
+            raise ValueError(f"tile={self.tile}: expected a multiple of {COMPRESSION} pixels, such as 1024")
+        if not is_finite(self.strength) or not 0 < self.strength <= 1:
+            raise ValueError(f"strength={self.strength}: expected more than 0 and at most 1")
+        if self.shift is not None and not (is_finite(self.shift) and self.shift > 0):
+            raise ValueError(f"shift={self.shift}: expected a number above 0, such as 3")
+        check_guidance(1 if self.guidance is None else self.guidance, (0, 1) if self.guided is None else self.guided)
+        if self.times is not None:
+            if not isinstance(self.times, tuple) or not all(map(is_finite, self.times)):
+                raise ValueError(f"times={self.times}: expected falling numbers to 0, as [1.57,1.0,0.0]")
+            if self.steps is not None:
+                raise ValueError(f"steps={self.steps}, times={list(self.times)}: give one; times are steps + 1 values")
+            scm_schedule(times=self.times)
 
     def lanes(self) -> list[Lane]:
         """Every picture to make.
@@ -121,7 +152,19 @@ class ImageSettings:
         return [Lane(text, seed, path) for (text, seed), path in zip(wanted, paths, strict=True)]
 
     def sampling(self, released: Sampling) -> Sampling:
-        """The release's, with what is given here in its place."""
+        """The release's, with what is given here in its place.
+
+        Raises:
+            ValueError: settings that the release's sampler would not read.
+        """
+        sprint = released.sampler == "scm"
+        if sprint:
+            unread = {"negative_prompt": self.negative_prompt or None} | {n: getattr(self, n) for n in _NOT_OF_SPRINT}
+        else:
+            unread = {"times": self.times, "picture": self.picture}
+        if lost := [f"{name}={value}" for name, value in unread.items() if value is not None]:
+            reads = "a Sprint member does not read" if sprint else "only Sprint members read"
+            raise ValueError(f"{', '.join(lost)}: {reads} {' or '.join(unread)} (model={self.model}); leave it out")
         given = {name: getattr(self, name) for name in ("steps", "times", "shift", "guidance", "guided", "null_mask")}
         return replace(released, **{name: value for name, value in given.items() if value is not None})
 

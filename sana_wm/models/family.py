@@ -65,6 +65,7 @@ _DEFAULTS_OF = {
 }  # fmt: skip
 # Small numbers in diffusers' code that differ from those of NVlabs (spec 22.4).
 _DIFFUSERS = {"linear_eps": 1e-15, "text_norm_eps": 1e-5, "integer_timesteps": False}
+OURS = "_sana_wm"  # where a config.json keeps what it has no name for; diffusers passes over names that begin with _
 
 
 def from_diffusers(kind: str, config: dict) -> dict:
@@ -108,7 +109,13 @@ def from_diffusers(kind: str, config: dict) -> dict:
         values["timestep_scale"] = given["timestep_scale"]
         if given["interpolation_scale"] is not None:
             values |= {"positions": "sincos", "interpolation": given["interpolation_scale"]}
-    return values
+    return values | given.get(OURS, {})
+
+
+def beyond_diffusers(config: SanaConfig) -> dict:
+    """The settings that diffusers takes for other ones than ``config`` has, whatever a config.json says."""
+    taken = _DIFFUSERS | ({"timestep_scale": 1.0} if config.positions == "rope" else {})
+    return {name: getattr(config, name) for name, value in taken.items() if getattr(config, name) != value}
 
 
 def to_diffusers(config: SanaConfig) -> dict:
@@ -124,6 +131,11 @@ def to_diffusers(config: SanaConfig) -> dict:
     lacking = [f"{name}={getattr(c, name)!r}" for name, value in needed.items() if getattr(c, name) != value]
     if not c.text_dim:
         lacking.append("text_dim=0")
+    if c.temporal != "bidirectional":
+        lacking.append(
+            f"temporal={c.temporal!r} (its classes see the whole clip at once; save with layout='sana_wm', or load "
+            "with temporal='bidirectional' if that is meant)"
+        )
     if lacking:
         raise ValueError(f"diffusers has no place for a transformer with {', '.join(lacking)}")
     text_heads = c.text_heads or c.heads

@@ -1,6 +1,7 @@
 """Folders of weights: ours, diffusers' and NVlabs'. Safetensors only: unpickling runs whatever a file says."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -9,9 +10,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sana_wm.models.diffusers_names import from_diffusers_names, to_diffusers_names
-from sana_wm.models.family import IMAGE, VIDEO
+from sana_wm.models.family import IMAGE, OURS, VIDEO, beyond_diffusers
 from sana_wm.models.presets import from_diffusers, from_shapes, modes, to_diffusers
 from sana_wm.models.sana_config import SanaConfig
+from sana_wm.models.weight_files import weight_files
 from sana_wm.models.weights import (
     check_names,
     is_of_actions,
@@ -35,7 +37,8 @@ CONVERSION = (
 def read_folder(path: str | Path) -> tuple[Path, dict | None, dict[str, Tensor]]:
     """Weights and, where there is one, config.json of a folder or a single .safetensors file.
 
-    A folder of a diffusers pipeline is read at its ``transformer`` folder. Shards are read through their index.
+    A folder of a diffusers pipeline is read at its ``transformer`` folder. Which files are read:
+    :func:`weight_files`.
 
     Returns: the folder or file that was read, its config.json, its tensors on the CPU.
 
@@ -51,18 +54,7 @@ def read_folder(path: str | Path) -> tuple[Path, dict | None, dict[str, Tensor]]
         path = path / "transformer"
     config = path / "config.json"
     settings = json.loads(config.read_text()) if config.exists() else None
-    indices = sorted(path.glob("*.safetensors.index.json"))
-    if len(indices) > 1:
-        raise ValueError(f"{path} has several indices ({', '.join(i.name for i in indices)}): leave one")
-    if indices:
-        index = json.loads(indices[0].read_text())["weight_map"]
-        files = [path / name for name in sorted(set(index.values()))]
-        if lost := [file.name for file in files if not file.exists()]:
-            raise ValueError(f"{path}: {indices[0].name} names {', '.join(lost)}, which is not there")
-    else:
-        files = sorted(path.glob("*.safetensors"))
-        if len(files) > 1:
-            raise ValueError(f"{path} has {len(files)} .safetensors files and no index: name one of them")
+    files = weight_files(path)
     if not files:
         pickles = sorted(file for file in path.iterdir() if file.suffix in PICKLES)
         if pickles:
@@ -128,6 +120,13 @@ def save(network, folder: str | Path, layout: str, max_shard_size: str) -> None:
         tensors = published_from_ours(tensors, config.patch_size)
         if settings["_class_name"] in (IMAGE, VIDEO):
             tensors = to_diffusers_names(tensors, settings["_class_name"])
+            if beyond := beyond_diffusers(config):
+                settings[OURS] = beyond
+                listed = ", ".join(f"{name}={value!r}" for name, value in beyond.items())
+                warnings.warn(
+                    f"diffusers has no setting for {listed} and computes with its own; sana_wm reads them back",
+                    stacklevel=3,
+                )
     else:
         settings, name = {"format": FORMAT} | config.to_dict(), "model"
     folder = Path(folder)

@@ -1,7 +1,8 @@
-"""Prompts to features: Gemma-2 with SANA's fixed instruction before the prompt (SANA-WM, spec section 2.5)."""
+"""Prompts to features: Gemma-2 with SANA's fixed instruction before the prompt (SANA-WM, spec 2.5; sana_family 3)."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +12,64 @@ from torch import Tensor, nn
 MAX_TOKENS = 300
 
 
-def instruction() -> str:
-    """The text that stood before every prompt in training: part of the published model, so read from its release."""
+# What holds the instruction of each member in diffusers: the default of its pipeline, or a constant beside it.
+PIPELINES = {"image": "SanaPipeline", "sprint": "SanaSprintPipeline", "video": "SanaVideoPipeline"}
+WORLD = "sana-wm"
+
+
+def instruction(member: str = WORLD) -> str:
+    """What stands before prompts, as diffusers' pipeline of that member has it; one line follows the other.
+
+    It is part of the trained model, token by token, so it is read, not written here. Official YAML files hold the same
+    with other quotation marks: :func:`read_instruction` takes theirs.
+
+    Args:
+        member: ``"sana-wm"``, ``"image"``, ``"sprint"`` or ``"video"``, each with a wording of its own but for the two
+            of images.
+
+    Raises:
+        ImportError: without diffusers. ValueError: an unknown member.
+    """
+    if member not in (WORLD, *PIPELINES):
+        raise ValueError(f"instruction of {member!r}: expected one of {sorted([WORLD, *PIPELINES])}")
     try:
+        import diffusers
         from diffusers.pipelines.sana_wm.pipeline_sana_wm import DEFAULT_CHI_PROMPT
     except ImportError as error:
         raise ImportError(
-            "the instruction before SANA-WM's prompts is read from diffusers (0.42 or later): "
-            "pip install 'sana-wm[ltx]'"
+            "the instruction before SANA's prompts is read from diffusers (0.42 or later): pip install "
+            "'sana-wm[ltx]', or give a file that holds it"
         ) from error
-    return "\n".join(DEFAULT_CHI_PROMPT)
+    if member == WORLD:
+        return "\n".join(DEFAULT_CHI_PROMPT)
+    call = getattr(diffusers, PIPELINES[member]).__call__
+    return "\n".join(inspect.signature(call).parameters["complex_human_instruction"].default)
+
+
+def prepare_prompt(prompt: str, lowercase: bool = False) -> str:
+    """A prompt as it is encoded: without blanks at its ends, as NVlabs' code has it.
+
+    diffusers' image, Sprint and video pipelines (not that of SANA-WM) put it in small letters too, ``lowercase=True``.
+    What a picture is to spell out loses by it.
+    """
+    return prompt.strip().lower() if lowercase else prompt.strip()
+
+
+def read_instruction(path: str | Path) -> str:
+    """An instruction from a file: text as it stands, or the ``text_encoder.chi_prompt`` of an official YAML (or JSON).
+
+    Raises:
+        ValueError: a YAML or JSON file without that entry.
+    """
+    path = Path(path)
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        return path.read_text()
+    from omegaconf import OmegaConf
+
+    lines = OmegaConf.select(OmegaConf.load(path), "text_encoder.chi_prompt")
+    if lines is None:
+        raise ValueError(f"{path}: expected text_encoder.chi_prompt, a list of lines")
+    return lines if isinstance(lines, str) else "\n".join(lines)
 
 
 class PromptEncoder(nn.Module):
@@ -56,6 +105,12 @@ class PromptEncoder(nn.Module):
         model, tokenizer = Path(model), Path(model if tokenizer is None else tokenizer)
         if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
             raise ValueError(f"{model}: expected the config.json and .safetensors of a Gemma-2 text encoder")
+        if not any((model / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")):
+            found = ", ".join(sorted(file.name for file in model.glob("*.safetensors")))
+            raise ValueError(
+                f"{model}: expected model.safetensors or model.safetensors.index.json, found {found}. Of a variant "
+                "(.fp16, .bf16), rename its files to those names, in its index too"
+            )
         if not (tokenizer / "tokenizer.json").is_file() and not (tokenizer / "tokenizer.model").is_file():
             raise ValueError(f"{tokenizer}: expected the tokenizer.json (or tokenizer.model) of the text encoder")
         config = AutoConfig.from_pretrained(model, local_files_only=True)

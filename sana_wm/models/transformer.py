@@ -96,6 +96,8 @@ class SanaTransformer(nn.Module):
     def save_pretrained(self, folder: str | Path, *, layout: str = "sana_wm", max_shard_size: str = "5GB") -> None:
         """Write config.json and safetensors; ``layout="diffusers"`` for what SanaWMTransformer3DModel reads.
 
+        Of images and videos a warning names the settings that diffusers has no place for, such as an epsilon.
+
         Raises:
             ValueError: a network that diffusers cannot hold.
         """
@@ -133,6 +135,8 @@ class SanaTransformer(nn.Module):
     def encode_text(self, text: Tensor, text_mask: Tensor | None = None) -> TextMemory:
         """Keys and values of a prompt, once for all denoising steps and chunks.
 
+        Of a CPU, without the tokens that are padding in every lane: every step would pay for them.
+
         Args:
             text: (B, L, text_dim) features of the text encoder, or (B, K, L, text_dim) for the K chunks of a pass.
             text_mask: the same without the last axis, nonzero for tokens of the prompt; None: all.
@@ -142,6 +146,7 @@ class SanaTransformer(nn.Module):
             raise ValueError(f"text has shape {tuple(text.shape)}, expected (B, L, {width}) or (B, chunks, L, {width})")
         if text_mask is not None and text_mask.shape != text.shape[:-1]:
             raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}, expected {tuple(text.shape[:-1])}")
+        text, text_mask = without_padding(text, text_mask)
         mask = torch.ones_like(text[..., 0], dtype=torch.bool) if text_mask is None else text_mask.bool()
         embedded = self.text_embedder(text.to(self.dtype))
         return TextMemory(tuple(block.text_attn.remember(embedded) for block in self.blocks), mask)
@@ -244,7 +249,7 @@ class SanaTransformer(nn.Module):
         if plucker is not None:
             told = told._replace(rays=self._patches(plucker.to(self.dtype)), rays_embedder=self.plucker_embedder)
         if c.text_dim:
-            text = text if isinstance(text, TextMemory) else self.encode_text(*without_padding(text, text_mask))
+            text = text if isinstance(text, TextMemory) else self.encode_text(text, text_mask)
             told = told._replace(text_mask=text.mask, text_parts=self._parts(text, layout))
 
         sees_all = alone and c.temporal == "bidirectional"

@@ -123,10 +123,17 @@ def test_sampler_is_that_of_diffusers(steps, given):
 def test_image_start():
     clean, noise = randn(B, *SHAPE), randn(B, *SHAPE, seed=1)
     schedule = scm_schedule(4)
-    for strength, left in ((1.0, 4), (0.6, 3), (0.5, 2), (0.25, 1), (0.01, 1)):
+    for strength, left in ((1.0, 4), (0.75, 3), (0.5, 2), (0.25, 1)):  # where diffusers begins too
         x, rest = image_start(clean, noise, schedule, strength)
         assert torch.equal(rest, schedule[4 - left :])
         torch.testing.assert_close(x, add_noise(clean, noise, schedule[4 - left]))
+    for steps, strength, left in ((4, 0.6, 2), (4, 0.01, 0), (2, 0.6, 0), (2, 0.9, 1), (1, 0.3, 0)):
+        x, rest = image_start(clean, noise, scm_schedule(steps), strength)
+        expected = torch.tensor([strength * START, *scm_schedule(steps)[steps - left :]])
+        torch.testing.assert_close(rest, expected)
+        torch.testing.assert_close(x, add_noise(clean, noise, rest[0]))
+    _, rest = image_start(clean, noise, torch.tensor([1.2, 0.5, 0.0]), 1.0)  # times of one's own begin where they do
+    torch.testing.assert_close(rest, torch.tensor([1.2, 0.5, 0.0]))
     x, _ = image_start(clean, noise, schedule, 1.0)
     torch.testing.assert_close(x, SIGMA_DATA * noise, atol=1e-5, rtol=0)  # nothing of the picture is left
     with pytest.raises(ValueError, match="strength"):

@@ -105,7 +105,7 @@ def test_sprint_equals_the_pipeline(vaes, steps):
     assert_alike(pipeline.decode(latents, *SIZE), expected)
 
 
-@pytest.mark.parametrize(("steps", "strength"), [(2, 0.5), (4, 0.6)])
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (2, 1.0), (4, 0.5), (4, 0.75)])
 def test_sprint_from_a_picture_equals_the_pipeline(vaes, steps, strength):
     theirs, ours = sprint_pipeline(vaes, diffusers.SanaSprintImg2ImgPipeline)
     pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
@@ -119,6 +119,15 @@ def test_sprint_from_a_picture_equals_the_pipeline(vaes, steps, strength):
     pipeline = ours(steps=steps)
     latents = pipeline.latents(PROMPTS, SIZE, picture=picture, strength=strength, noise=noise, noise_of_step=fresh)
     assert_alike(pipeline.decode(latents, *SIZE), expected)
+
+
+def test_sprint_with_its_defaults_keeps_some_of_the_picture(vaes):
+    _, ours = sprint_pipeline(vaes)
+    pipeline, made = ours(), []
+    for value in (40, 210):
+        picture = Image.new("RGB", SIZE[::-1], (value, value, value))
+        made.append(pipeline.latents(PROMPTS, SIZE, seeds=5, picture=picture))
+    assert (made[0] - made[1]).abs().mean() > 1e-3 * made[0].std()  # from pure noise: 1e-6
 
 
 # --- what the network is asked ---------------------------------------------------------------------------------------
@@ -168,6 +177,15 @@ def test_sprint_is_told_its_time_and_guidance():
     expected = torch.sin(torch.tensor(1.3)) / (torch.sin(torch.tensor(1.3)) + torch.cos(torch.tensor(1.3)))
     torch.testing.assert_close(second, expected.expand(2))
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_the_time_is_in_the_networks_units():
+    plain, scaled = (Wrapped(diffusers_transformer(timestep_scale=scale)) for scale in (1.0, 0.001))
+    for net in (plain, scaled):
+        image_latents(net, randn(2, CHANNELS, 3, 2), *texts(), Sampling(steps=2))
+    assert plain.calls[0][0].max() > 100
+    for (one, *_), (other, *_) in zip(plain.calls, scaled.calls, strict=True):
+        torch.testing.assert_close(other.float(), 0.001 * one.float())
 
 
 @pytest.mark.parametrize("sprint", [False, True])

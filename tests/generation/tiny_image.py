@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from sana_wm.models.dc_ae import DCAE, DCAEConfig
-from sana_wm.models.prompt_encoder import PromptEncoder
-from sana_wm.models.text_encoder import released_instruction
+from sana_wm.models.prompt_encoder import PromptEncoder, instruction
 from sana_wm.models.transformer import SanaOutput
 from tests.models.tiny_sana_wm import TEXT_DIM, randomised, tiny_gemma2, tiny_tokenizer
 
@@ -41,6 +40,10 @@ class Wrapped(nn.Module):
     @property
     def device(self):
         return self.network.device
+
+    @property
+    def config(self):
+        return self.network.config
 
     def encode_text(self, text, text_mask):
         return text, text_mask
@@ -75,7 +78,7 @@ def autoencoders(stages: int = 4, seed: int = 0):
 
 
 def encoder(member: str = "image") -> PromptEncoder:
-    return PromptEncoder(tiny_gemma2(), tiny_tokenizer(), prefix=released_instruction(member))
+    return PromptEncoder(tiny_gemma2(), tiny_tokenizer(), prefix=instruction(member))
 
 
 def tiny_image_release(folder, sprint: bool = False, shift: float = 3.0):

@@ -176,3 +176,16 @@ def test_wrong_inputs_are_named(name):
 def test_configurations_that_are_no_member_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         SanaConfig(**changes)
+
+
+@torch.no_grad()
+def test_a_prompt_is_remembered_without_the_padding_of_all_lanes():
+    net = small("sana-1600m")
+    given = inputs(net, 1, (3, 5))
+    mask = torch.zeros_like(given["text_mask"])
+    mask[0, :2], mask[1:, 1:3] = True, True
+    memory = net.encode_text(given["text"], mask)
+    assert memory.mask.shape[1] == 3 and memory.blocks[0][0].shape[2] == 3
+    torch.testing.assert_close(
+        net(**given | {"text": memory, "text_mask": None}).velocity, net(**given | {"text_mask": mask}).velocity
+    )

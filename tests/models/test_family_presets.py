@@ -53,7 +53,7 @@ def test_streaming_has_about_the_parameters_of_the_table(name):
 @pytest.mark.parametrize("name", [name for name, exact in PARAMETERS.items() if exact])
 def test_a_member_has_the_tensors_of_diffusers(name):
     diffusers = pytest.importorskip("diffusers")
-    config = to_diffusers(preset(name, text_norm_eps=1e-5))
+    config = to_diffusers(preset(name, temporal="bidirectional"))
     with torch.device("meta"):
         theirs = getattr(diffusers, config.pop("_class_name"))(**config)
     assert sum(p.numel() for p in theirs.parameters()) == PARAMETERS[name]

@@ -194,6 +194,31 @@ def test_what_diffusers_has_no_class_for_is_refused(tmp_path):
         ours.save_pretrained(tmp_path / "ours", layout="diffusers")
 
 
+SMALL = {"in_channels": 3, "width": 24, "depth": 1, "heads": 3, "text_heads": 2, "text_dim": 10, "patch_size": 1}
+
+
+def test_diffusers_has_no_class_for_causal_videos(tmp_path):
+    from sana_wm.models.presets import preset
+
+    ours = SanaTransformer(preset("longsana-2b-480p", **SMALL))
+    with pytest.raises(ValueError, match="no place for .*temporal='chunk_causal'.*layout='sana_wm'"):
+        ours.save_pretrained(tmp_path, layout="diffusers")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["sana-1600m", "sana-video-2b-480p"])
+def test_what_diffusers_cannot_say_is_named_and_comes_back(tmp_path, name):
+    import diffusers
+
+    from sana_wm.models.presets import preset
+
+    ours = SanaTransformer(preset(name, **SMALL))
+    with pytest.warns(UserWarning, match="linear_eps=1e-08, text_norm_eps=1e-06, integer_timesteps=True"):
+        ours.save_pretrained(tmp_path, layout="diffusers")
+    assert SanaTransformer.from_pretrained(tmp_path).config == ours.config
+    getattr(diffusers, json.loads((tmp_path / "config.json").read_text())["_class_name"]).from_pretrained(tmp_path)
+
+
 def test_a_pickle_is_refused_with_advice(tmp_path):
     torch.save({"state_dict": {"x_embedder.proj.weight": torch.zeros(1)}}, tmp_path / "Sana_1600M_1024px.pth")
     with pytest.raises(ValueError, match="a pickle can run anything.*'state_dict'.*save_file"):

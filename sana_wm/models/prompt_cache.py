@@ -1,17 +1,13 @@
-"""Prompts of SANA's images and videos: the released instructions, and features kept on disk (sana_family spec 3).
-
-:class:`~sana_wm.models.prompt_encoder.PromptEncoder` turns prompts into features. Here stand what differs between
-members (the instruction before a prompt) and the cache that spares reading a language model for a known prompt.
-"""
+"""Features of prompts kept on disk, which spares reading a language model for a known prompt."""
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,59 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sana_wm.models.prompt_encoder import MAX_TOKENS, PromptEncoder
-
-PIPELINES = {"image": "SanaPipeline", "sprint": "SanaSprintPipeline", "video": "SanaVideoPipeline"}
-
-
-def released_instruction(member: str = "image") -> str:
-    """What stands before prompts, as diffusers' pipeline of that member has it; one line follows the other.
-
-    It is part of the trained model, token by token, so it is read, not written here. Official YAML files hold the same
-    with other quotation marks: :func:`read_instruction` takes theirs.
-
-    Args:
-        member: ``"image"``, ``"sprint"`` or ``"video"`` (whose wording is another).
-
-    Raises:
-        ImportError: without diffusers.
-    """
-    if member not in PIPELINES:
-        raise ValueError(f"instruction of {member!r}: expected one of {sorted(PIPELINES)}")
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError(
-            "the instruction before SANA's prompts is read from diffusers (0.42 or later): pip install "
-            "'sana-wm[ltx]', or give a file that holds it"
-        ) from error
-    call = getattr(diffusers, PIPELINES[member]).__call__
-    return "\n".join(inspect.signature(call).parameters["complex_human_instruction"].default)
-
-
-def prepare_prompt(prompt: str, lowercase: bool = False) -> str:
-    """A prompt as it is encoded: without blanks at its ends, as NVlabs' code has it.
-
-    diffusers' image, Sprint and video pipelines (not that of SANA-WM) put it in small letters too, ``lowercase=True``.
-    What a picture is to spell out loses by it.
-    """
-    return prompt.strip().lower() if lowercase else prompt.strip()
-
-
-def read_instruction(path: str | Path) -> str:
-    """An instruction from a file: text as it stands, or the ``text_encoder.chi_prompt`` of an official YAML (or JSON).
-
-    Raises:
-        ValueError: a YAML or JSON file without that entry.
-    """
-    path = Path(path)
-    if path.suffix not in (".yaml", ".yml", ".json"):
-        return path.read_text()
-    from omegaconf import OmegaConf
-
-    lines = OmegaConf.select(OmegaConf.load(path), "text_encoder.chi_prompt")
-    if lines is None:
-        raise ValueError(f"{path}: expected text_encoder.chi_prompt, a list of lines")
-    return lines if isinstance(lines, str) else "\n".join(lines)
 
 
 def files_identity(*folders: str | Path) -> str:
@@ -194,7 +137,11 @@ class PromptCache:
 
     def _shrink(self, keep: set[Path]) -> None:
         """Remove the files used longest ago until the rest fit; those of this call stay."""
-        files = [(path.stat().st_mtime_ns, path.stat().st_size, path) for path in self.folder.glob("*.safetensors")]
+        files = []
+        for path in self.folder.glob("*.safetensors"):
+            with suppress(FileNotFoundError):  # another process shrinks the folder too
+                told = path.stat()
+                files.append((told.st_mtime_ns, told.st_size, path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.max_bytes:

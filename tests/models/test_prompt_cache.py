@@ -7,14 +7,8 @@ import os
 import pytest
 import torch
 
-from sana_wm.models.prompt_encoder import PromptEncoder
-from sana_wm.models.text_encoder import (
-    PromptCache,
-    files_identity,
-    prepare_prompt,
-    read_instruction,
-    released_instruction,
-)
+from sana_wm.models.prompt_cache import PromptCache, files_identity
+from sana_wm.models.prompt_encoder import PromptEncoder, instruction, prepare_prompt, read_instruction
 from tests.models.tiny_sana_wm import TEXT_DIM, tiny_gemma2, tiny_tokenizer
 
 PREFIX = "Say more:\nUser: "
@@ -49,7 +43,7 @@ def test_image_prompts_equal_those_of_the_pipeline(prompt):
     pytest.importorskip("diffusers")
     from diffusers import SanaPipeline
 
-    ours = PromptEncoder(tiny_gemma2(), tiny_tokenizer(), prefix=released_instruction("image"))
+    ours = PromptEncoder(tiny_gemma2(), tiny_tokenizer(), prefix=instruction("image"))
     pipe = SanaPipeline(ours.tokenizer, ours.model, None, None, None)
     lines = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
     with torch.no_grad():
@@ -66,10 +60,10 @@ def test_image_prompts_equal_those_of_the_pipeline(prompt):
 
 def test_instructions_of_members():
     pytest.importorskip("diffusers")
-    image, sprint, video = map(released_instruction, ("image", "sprint", "video"))
+    image, sprint, video = map(instruction, ("image", "sprint", "video"))
     assert image == sprint != video and image.count("\n") == 7
     with pytest.raises(ValueError, match="expected one of"):
-        released_instruction("audio")
+        instruction("audio")
 
 
 def test_instruction_from_a_file(tmp_path):
@@ -134,15 +128,31 @@ def test_the_folder_stays_below_its_bound(encoder, tmp_path):
     assert [name for name in "abcde" if bounded._path(name, True).is_file()] == ["a", "d", "e"]
 
 
+def test_files_that_others_remove_meanwhile_are_passed_over(encoder, tmp_path, monkeypatch):
+    prompts, _ = cache(tmp_path, encoder, max_bytes=1)
+    prompts(["a"])
+    path, stat = type(tmp_path), type(tmp_path).stat
+    gone = prompts._path("a", True)
+
+    def lost(self, **how):
+        if self == gone:
+            raise FileNotFoundError(self)
+        return stat(self, **how)
+
+    monkeypatch.setattr(path, "stat", lost)
+    features, _ = prompts(["b"])
+    assert features.shape[0] == 1 and prompts._path("b", True) in tmp_path.iterdir()
+
+
 def test_a_write_that_fails_leaves_nothing(encoder, tmp_path, monkeypatch):
-    from sana_wm.models import text_encoder
+    from sana_wm.models import prompt_cache
 
     def full(tensors, path):
         path = type(tmp_path)(path)
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(text_encoder, "save_file", full)
+    monkeypatch.setattr(prompt_cache, "save_file", full)
     prompts, _ = cache(tmp_path, encoder)
     with pytest.raises(OSError, match="disk full"):
         prompts(["a"])
