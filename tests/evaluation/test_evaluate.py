@@ -148,7 +148,7 @@ def test_trust_is_measured_where_the_world_carries_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sana_wm.evaluation.trust", module)
     dataset = grey_episodes(tmp_path / "grey")
     result = evaluate(Trusting(), dataset, parts=["trust"], windows=4, horizon=5, out=tmp_path / "out")
-    assert seen["windows"] == 4 and seen["horizon"] == 5 and seen["simulator"] is False
+    assert seen["windows"] == 4 and seen["horizon"] == 5 and seen["task"] is None
     text = printed(result)
     assert "AUROC" in text and "0.80" in text and "0.60" in text and "elapsed steps" in text
     assert Checker.of((tmp_path / "out" / "report.html").read_text()).problems == []
