@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 
+from sana_wm.envs.simulated_env import SimulatedEnv
 from sana_wm.envs.tworoom_physics import (
     AGENT_RADIUS,
     BORDER,
@@ -19,7 +21,6 @@ from sana_wm.envs.tworoom_physics import (
     PASSAGE_HALF,
     SIDE,
     STATE_NAMES,
-    STATE_SIZE,
     STEP,
     WALL,
     move,
@@ -82,7 +83,7 @@ def _disc(canvas: np.ndarray, place: np.ndarray, radius: float, colour: tuple[fl
     _paint(part, np.clip((radius - distance) / max(per_x, per_y) + 0.5, 0, 1)[..., None], colour)
 
 
-class TwoRoomEnv(gym.Env):
+class TwoRoomEnv(SimulatedEnv):
     """Find the way to the goal through the door, from pixels, with exactly settable state.
 
     A disc moves in a square of two rooms; a wall with one door parts them. Door, goal and agent have other places in
@@ -111,114 +112,48 @@ class TwoRoomEnv(gym.Env):
         >>> future = env.simulate(state, np.full((25, 2), 0.5))  # (25, 5); leaves `env` where it is
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    state_names = STATE_NAMES
+    action_words = "velocity x, y in [-1, 1]"
 
     def __init__(self, render_mode: str | None = None, observation_size: int = 64, render_size: int = 256) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ValueError(
-                f"render_mode: got {render_mode!r}, expected None or one of {self.metadata['render_modes']}"
-            )
-        self.render_mode = render_mode
-        self.render_size = render_size
-        shape = (observation_size, observation_size, 3)
-        self.observation_space = spaces.Box(0, 255, shape, dtype=np.uint8)
-        self.action_space = spaces.Box(-1, 1, (2,), dtype=np.float32)
-        self._draw = Renderer()
-        self._state = np.array([LOW, SIDE / 2, SIDE / 2, HIGH, SIDE / 2])
+        state = np.array([LOW, SIDE / 2, SIDE / 2, HIGH, SIDE / 2])
+        space = spaces.Box(-1, 1, (2,), dtype=np.float32)
+        super().__init__(space, Renderer, state, render_mode, observation_size, render_size)
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        """Start from `options["state"]` `(5,)`, or with door, goal and agent in random places, the goal not reached."""
-        super().reset(seed=seed)
-        state = (options or {}).get("state")
-        self._state = random_state(self.np_random) if state is None else _checked_state(state)
-        return self._observe(), self._info()
+    def _random_state(self, rng: np.random.Generator) -> np.ndarray:
+        return random_state(rng)
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Move for 0.1 s. Raises ValueError on a wrong shape, NaN or an action outside [-1, 1]."""
-        self._state = _moved(self._state, *_checked_actions(action, ndim=1).tolist())
-        info = self._info()
-        return self._observe(), -info["path_length"] / SIDE, info["is_success"], False, info
+    def _advance(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        (x, y, door, goal_x, goal_y), (vx, vy) = state.tolist(), action.tolist()
+        pace = STEP / max(1.0, (vx * vx + vy * vy) ** 0.5)
+        return np.array([*move(x, y, pace * vx, pace * vy, door), door, goal_x, goal_y])
 
-    def get_state(self) -> np.ndarray:
-        """The exact simulator state, float64 `(5,)`, columns `STATE_NAMES` (units); a copy."""
-        return self._state.copy()
-
-    def set_state(self, state: np.ndarray) -> np.ndarray:
-        """Put the simulator into a state `(5,)`; returns its observation. What follows equals the original exactly."""
-        self._state = _checked_state(state)
-        return self._observe()
-
-    def simulate(self, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
-        """States `(H, 5)` after each action `(H, 2)` from `state` `(5,)`; the env itself stays where it is."""
-        state, actions = _checked_state(state), _checked_actions(actions, ndim=2)
-        states = np.empty((len(actions), STATE_SIZE))
-        for t, action in enumerate(actions.tolist()):
-            states[t] = state = _moved(state, *action)
-        return states
-
-    def render(self) -> np.ndarray | None:
-        """The current state as uint8 `(render_size, render_size, 3)`."""
-        if self.render_mode is None:
-            gym.logger.warn("render() needs a render mode: TwoRoomEnv(render_mode='rgb_array')")
-            return None
-        return self._draw(self._state, self.render_size, self.render_size)
-
-    def _observe(self) -> np.ndarray:
-        height, width, _ = self.observation_space.shape
-        return self._draw(self._state, height, width)
-
-    def _info(self) -> dict:
-        state = self._state
-        return {
+    def _reward_and_info(self, state: np.ndarray) -> tuple[float, dict[str, Any]]:
+        length = float(path_length(state))
+        return -length / SIDE, {
             "pos_agent": state[:2].copy(),
             "pos_goal": state[3:5].copy(),
             "door_y": float(state[2]),
-            "path_length": float(path_length(state)),
+            "path_length": length,
             "is_success": reached(state),
         }
+
+    def _check_place(self, state: np.ndarray) -> None:
+        x, y, door, goal_x, goal_y = state
+        in_passage = abs(y - door) <= PASSAGE_HALF + _ROUNDING or not NEAR + _ROUNDING < x < FAR - _ROUNDING
+        if not (LOW - _ROUNDING <= min(x, y) and max(x, y) <= HIGH + _ROUNDING and in_passage):
+            raise ValueError(
+                f"state: the agent at ({x:g}, {y:g}) is inside a wall; expected [{LOW:g}, {HIGH:g}] for both, and "
+                f"between x = {NEAR:g} and {FAR:g} no further than {PASSAGE_HALF:g} from the door's middle, "
+                f"y = {door:g}"
+            )
+        if not (DOOR_RANGE[0] <= door <= DOOR_RANGE[1] and 0 <= min(goal_x, goal_y) and max(goal_x, goal_y) <= SIDE):
+            raise ValueError(
+                f"state: got door_y {door:g}, goal ({goal_x:g}, {goal_y:g}); expected door_y in {list(DOOR_RANGE)}, "
+                f"the goal in [0, {SIDE:g}]"
+            )
 
 
 def reached(state: np.ndarray) -> bool:
     """Whether the agent's centre is inside the goal's disc."""
     return bool(np.hypot(state[0] - state[3], state[1] - state[4]) <= GOAL_RADIUS)
-
-
-def _moved(state: np.ndarray, vx: float, vy: float) -> np.ndarray:
-    x, y, door, goal_x, goal_y = state.tolist()
-    pace = STEP / max(1.0, (vx * vx + vy * vy) ** 0.5)
-    return np.array([*move(x, y, pace * vx, pace * vy, door), door, goal_x, goal_y])
-
-
-def _checked_state(state: np.ndarray) -> np.ndarray:
-    state = np.array(state, dtype=np.float64)
-    if state.shape != (STATE_SIZE,) or not np.isfinite(state).all():
-        raise ValueError(
-            f"state: got shape {state.shape}, finite: {bool(np.isfinite(state).all())}; expected {STATE_SIZE} finite "
-            f"numbers {STATE_NAMES}, as get_state() returns"
-        )
-    x, y, door, goal_x, goal_y = state
-    in_passage = abs(y - door) <= PASSAGE_HALF + _ROUNDING or not NEAR + _ROUNDING < x < FAR - _ROUNDING
-    if not (LOW - _ROUNDING <= min(x, y) and max(x, y) <= HIGH + _ROUNDING and in_passage):
-        raise ValueError(
-            f"state: the agent at ({x:g}, {y:g}) is inside a wall; expected [{LOW:g}, {HIGH:g}] for both, and between "
-            f"x = {NEAR:g} and {FAR:g} no further than {PASSAGE_HALF:g} from the door's middle, y = {door:g}"
-        )
-    if not (DOOR_RANGE[0] <= door <= DOOR_RANGE[1] and 0 <= min(goal_x, goal_y) and max(goal_x, goal_y) <= SIDE):
-        raise ValueError(
-            f"state: got door_y {door:g}, goal ({goal_x:g}, {goal_y:g}); expected door_y in {list(DOOR_RANGE)}, "
-            f"the goal in [0, {SIDE:g}]"
-        )
-    return state
-
-
-def _checked_actions(actions: np.ndarray, ndim: int) -> np.ndarray:
-    actions = np.asarray(actions, dtype=np.float64)
-    expected = "(2,)" if ndim == 1 else "(H, 2)"
-    if actions.ndim != ndim or actions.shape[-1] != 2:
-        raise ValueError(f"action: got shape {actions.shape}, expected {expected}: velocity x, y in [-1, 1]")
-    if not (np.abs(actions) <= 1).all():  # NaN fails too
-        raise ValueError(
-            f"action: got values in [{actions.min():g}, {actions.max():g}], expected velocity x, y in [-1, 1]; "
-            "clip with np.clip(action, env.action_space.low, env.action_space.high)"
-        )
-    return actions

@@ -1,6 +1,5 @@
 """PushT: the state is the whole state, the physics is gym-pusht's, frames show sub-pixel motion."""
 
-import pickle
 import warnings
 
 import gymnasium as gym
@@ -8,8 +7,6 @@ import numpy as np
 import pytest
 from gym_pusht.envs.pusht import PushTEnv as GymPushT
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sana_wm.envs.pusht import PushTEnv
 from sana_wm.envs.pusht_physics import (
@@ -67,68 +64,6 @@ def test_set_state_restores_a_stepped_environment(trajectories):
         np.testing.assert_array_equal(again[0], observation)
         assert (again[1], again[2]) == (reward, terminated)
         np.testing.assert_array_equal(again[4]["block_pose"], info["block_pose"])
-
-
-def test_a_state_is_a_value_that_travels(trajectories):
-    states, actions = trajectories[3]
-    env = gym.make("sana_wm/PushT-v0")
-    env.reset(seed=1)
-    env.get_wrapper_attr("set_state")(states[20])
-    state = env.get_wrapper_attr("get_state")()
-    ahead = [env.step(action)[0] for action in actions[20:24]]
-    for copy in (state, state.tobytes(), bytearray(state.tobytes()), pickle.loads(pickle.dumps(state))):
-        other = PushTEnv()
-        other.set_state(copy)
-        np.testing.assert_array_equal([other.step(action)[0] for action in actions[20:24]], ahead)
-        other.reset(options={"state": copy})
-        np.testing.assert_array_equal(other.get_state(), state)
-    assert state.nbytes == len(state.tobytes()) == 80
-
-
-def test_forks_go_on_as_the_original_and_then_their_own_way(trajectories):
-    states, actions = trajectories[0]
-    env = PushTEnv(render_mode="rgb_array")
-    env.reset(seed=1)
-    env.set_state(states[10])
-    one, two = env.fork(2)
-    other = [two.step(action)[0] for action in actions[40:44]]
-    ahead = [env.step(action)[0] for action in actions[10:14]]
-    np.testing.assert_array_equal([one.step(action)[0] for action in actions[10:14]], ahead)
-    assert (other[-1] != ahead[-1]).any()
-    np.testing.assert_array_equal(one.render(), env.render())
-    np.testing.assert_array_equal(one.reset()[0], env.reset()[0])  # the generator is copied too
-    one.action_space.seed(0)
-    with pytest.raises(ValueError, match="got n=0"):
-        env.fork(0)
-
-
-NONSENSE = st.one_of(
-    st.none(), st.text(max_size=3), st.binary(max_size=90), st.integers(), st.floats(), st.just(object()),
-    st.lists(st.floats(), max_size=11).filter(lambda row: len(row) != 10 or not np.isfinite(row).all()),
-    st.lists(st.lists(st.floats(0, 1), max_size=3), min_size=2, max_size=3), st.just({"state": 1}),
-).filter(lambda value: not (isinstance(value, bytes) and len(value) == 80))  # fmt: skip
-
-
-@given(nonsense=NONSENSE, seed=st.sampled_from([-1, 0.5, "a", True, [1]]))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_nonsense_changes_nothing(nonsense, seed):
-    env = PushTEnv()
-    env.reset(seed=0)
-    before = env.get_state(), env.np_random.bit_generator.state
-    not_a_point = nonsense if not (isinstance(nonsense, list) and len(nonsense) == 2) else None
-    calls = [
-        lambda: env.set_state(nonsense),
-        lambda: env.step(not_a_point),
-        lambda: env.reset(seed=seed),
-        lambda: env.reset(seed=1, options={"state": "x" if nonsense is None else nonsense}),
-        lambda: env.reset(seed=1, options={"stat": before[0]}),
-        lambda: env.reset(seed=1, options=[1]),
-    ]
-    for call in calls:
-        with pytest.raises((ValueError, TypeError), match="(?s)got .*expected"):
-            call()
-        np.testing.assert_array_equal(env.get_state(), before[0])
-        assert env.np_random.bit_generator.state == before[1]
 
 
 def test_physics_is_that_of_gym_pusht(trajectories):
@@ -254,11 +189,6 @@ def test_bad_actions_say_what_was_expected(action):
 def test_bad_states_say_what_was_expected(state):
     with pytest.raises(ValueError, match="expected 10 finite numbers"):
         PushTEnv().set_state(state)
-
-
-def test_unknown_render_mode():
-    with pytest.raises(ValueError, match="render_mode: got 'human'"):
-        PushTEnv(render_mode="human")
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
