@@ -7,14 +7,15 @@ Every finished row is printed, and kept in `--out`: the same command goes on whe
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
+from benchmarks.kept import Kept
 from sana_wm.agents.planners import PLANNERS
 from sana_wm.data import LeRobotDataset
 from sana_wm.data.splits import split_episodes
@@ -95,6 +96,12 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def timed(job: Callable[[], dict]) -> dict:
+    """What a job gives, and the seconds of the processor that it took."""
+    began = time.process_time()
+    return job() | {"cpu_seconds": round(time.process_time() - began, 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["tworoom", "pusht"])
@@ -112,16 +119,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     out = args.out or Path("runs/planners") / f"{args.task}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
     world = WorldModel.from_pretrained(args.world or f"{args.task}-64")
     dataset = LeRobotDataset(args.dataset or f"data/{args.task}-64")
-    rows = json.loads(out.read_text()) if out.is_file() else {}
+    settings = {
+        key: getattr(args, key) for key in ("world", "dataset", "split", "pairs", "want", "replan_every", "seed")
+    }
+    keep, rows = Kept(out, settings, Console()), {}
     for name, job in {"tworoom": tworoom, "pusht": pusht}[args.task](world, dataset, args).items():
-        if name in rows or ("," in name and name.split(", ")[1] not in args.only):
+        if "," in name and name.split(", ")[1] not in args.only:
             continue
-        began = time.process_time()
-        rows[name] = job() | {"cpu_seconds": round(time.process_time() - began, 1)}
-        out.write_text(json.dumps(rows, indent=1))
+        rows[name] = keep(name, lambda job=job: timed(job))
         print(table({name: rows[name]}).splitlines()[-1], rows[name]["cpu_seconds"], flush=True)
     print(table(rows))
 

@@ -29,7 +29,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 
+from benchmarks.kept import Kept
 from examples.ppo_latents import Agent, Args, SimulatorLatents, clone, demonstrations, evaluate, held_out_states, ppo
 from sana_wm.envs.tworoom import TwoRoomEnv
 from sana_wm.envs.tworoom_policies import Expert
@@ -53,8 +56,8 @@ def recorded(args: Args, cache: Path) -> tuple[torch.Tensor, torch.Tensor, Start
         latents, actions, starts = demonstrations(open_world(args.world), args.data, args.episodes, seed=0)
         parts = {"latents": latents.half(), "actions": actions, "frames": torch.as_tensor(starts.frames)}
         cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(parts, cache)
-    parts = torch.load(cache, weights_only=True)
+        save_file({name: part.contiguous() for name, part in parts.items()}, cache)
+    parts = load_file(cache)
     no_actions = np.zeros((len(parts["frames"]), 0, parts["actions"].shape[-1]), np.float32)
     return parts["latents"].float(), parts["actions"], Starts(parts["frames"].numpy(), no_actions)
 
@@ -73,7 +76,7 @@ def run_seed(seed: int, rows: list[str], out: Path, episodes: int, imagined: Arg
             save(folder / f"{row}.json", {"real": scripted(row, states, imagined.limit, seed)})
             continue
         world = open_world(imagined.world)
-        latents, actions, starts = recorded(imagined, out / "recorded.pt")
+        latents, actions, starts = recorded(imagined, out / "recorded.safetensors")
         agent = Agent(latents[0].numel(), actions.shape[1], imagined.width)
         history: list[dict] = []
         if row == "clone":
@@ -81,7 +84,7 @@ def run_seed(seed: int, rows: list[str], out: Path, episodes: int, imagined: Arg
         elif row == "scratch":  # standardised as the others
             clone(agent, latents, actions, replace(imagined, clone_epochs=0))
         else:
-            agent.load_state_dict(torch.load(folder / "clone.pt", weights_only=True))
+            agent.load_state_dict(load_file(folder / "clone.safetensors"))
         if row == "imagined":
             world.starts = starts
             envs = gym.make_vec(
@@ -97,7 +100,7 @@ def run_seed(seed: int, rows: list[str], out: Path, episodes: int, imagined: Arg
             }[row]
             ppo(agent, SimulatorLatents(world, args.lanes, args.limit), args, history.append)
         learning = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
-        torch.save(agent.state_dict(), folder / f"{row}.pt")
+        save_file(agent.state_dict(), folder / f"{row}.safetensors")
         result = {
             "real": evaluate(agent, world, states, imagined.limit),  # actions are drawn, as while learning
             "real_greedy": evaluate(agent, world, states, imagined.limit, greedy=True),
@@ -218,7 +221,9 @@ def main() -> None:
     began = time.perf_counter()
     imagined = replace(IMAGINED, world=args.world, data=args.data, steps=args.steps)
     real = replace(REAL, world=args.world, data=args.data, steps=args.real_steps)
-    recorded(imagined, args.out / "recorded.pt")
+    Kept(args.out / "settings.json", {"episodes": args.episodes, "imagined": asdict(imagined), "real": asdict(real)},
+         Console()).write()  # fmt: skip
+    recorded(imagined, args.out / "recorded.safetensors")
     print(f"recorded steps are encoded, {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
     settings = (args.rows, args.out, args.episodes, imagined, real, args.threads)
     if args.processes > 1:

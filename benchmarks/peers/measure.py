@@ -1,6 +1,5 @@
 """Everything that is measured of `SanaWM` and its peers, side by side in one process; parts are kept as they finish."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Collection
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from benchmarks.kept import Kept
 from benchmarks.peers.planning import WANTS, floors_and_ceilings, run_in_world, score, smaller, solved
 from benchmarks.peers.prediction import copy_last, predict
 from benchmarks.peers.speed import long_run, steps_per_second
@@ -33,29 +33,6 @@ def held_out(world, dataset: str | Path, count: int, pairs: int) -> tuple[Window
     rows = (recorded.episode(int(index), keys=[SIM_STATE, columns["action"]]) for index in episodes)
     trajectories = ((row[SIM_STATE], row[columns["action"]]) for row in rows)
     return windows, cut_tworoom_pairs(trajectories, pairs, context=world.config.context)
-
-
-class Kept:
-    """Results as they come, in a JSON file: what is there is not measured again.
-
-    Raises:
-        ValueError: the file holds what was measured in another way.
-    """
-
-    def __init__(self, path: Path, settings: dict, console: Console):
-        self.path, self.console = path, console
-        self.values = json.loads(path.read_text()) if path.exists() else {}
-        if self.values.setdefault("settings", settings) != settings:
-            raise ValueError(
-                f"{path} was measured with {self.values['settings']}, asked for is {settings}: choose another folder"
-            )
-
-    def __call__(self, key: str, measure):
-        if key not in self.values:
-            self.values[key] = measure()
-            self.path.write_text(json.dumps(self.values, indent=1))
-            self.console.print(f"measured: {key.split(', Search')[0]}", highlight=False)
-        return self.values[key]
 
 
 def measure_all(
