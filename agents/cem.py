@@ -37,10 +37,7 @@ class CEM(Planner):
         best_knots, best_cost = mean, np.full(len(mean), np.inf)
         std = None  # the first proposal is the walk itself, not independent knots
         for iteration in range(cfg.iterations):
-            noise_NSKA = problem.noise(iteration, (cfg.samples, *mean.shape[1:]))
-            noise_NSKA[:, 0] = 0.0  # the mean itself is always tried
-            deviation = self.walk(noise_NSKA) if std is None else noise_NSKA * std[:, None]
-            knots = self.clip(mean[:, None] + deviation)
+            knots = self.proposal(problem, iteration, mean, std)
             cost = problem.evaluate(knots)
             # The best candidate so far competes with the new ones without being rolled out again.
             knots = np.concatenate([knots, best_knots[:, None]], axis=1)

@@ -47,10 +47,8 @@ class GradientPlanner(Planner):
     def _search(self, problem: Problem):
         import torch
 
-        cfg, (lanes, knots_count, width) = self.config, problem.mean.shape
-        noise_NSKA = problem.noise(0, (cfg.samples, knots_count, width))
-        noise_NSKA[:, 0] = 0.0
-        start = self.clip(problem.mean[:, None] + self.walk(noise_NSKA))
+        cfg, (lanes, knots_count, _) = self.config, problem.mean.shape
+        start = self.proposal(problem, 0, problem.mean)
         device = getattr(problem.dynamics, "device", None)
 
         def tensor(values):

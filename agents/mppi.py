@@ -40,10 +40,7 @@ class MPPI(Planner):
         cfg, mean, std = self.config, problem.mean, None
         best_knots, best_cost = mean, np.full(len(mean), np.inf)
         for iteration in range(cfg.iterations):
-            noise_NSKA = problem.noise(iteration, (cfg.samples, *mean.shape[1:]))
-            noise_NSKA[:, 0] = 0.0  # the mean itself is always tried
-            deviation = self.walk(noise_NSKA) if std is None else noise_NSKA * std[:, None]
-            knots = self.clip(mean[:, None] + deviation)
+            knots = self.proposal(problem, iteration, mean, std)
             cost = problem.evaluate(knots)
             knots, cost = cheapest(knots, cost, cfg.elites or cfg.samples)
             better = cost[:, 0] < best_cost

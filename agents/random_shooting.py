@@ -16,8 +16,6 @@ class RandomShooting(Planner):
     """Plans by the best of `samples` random walks; the warm start is the first of them."""
 
     def _search(self, problem: Problem):
-        noise_NSKA = problem.noise(0, (self.config.samples, *problem.mean.shape[1:]))
-        noise_NSKA[:, 0] = 0.0
-        knots = self.clip(problem.mean[:, None] + self.walk(noise_NSKA))
+        knots = self.proposal(problem, 0, problem.mean)
         best, cost = cheapest(knots, problem.evaluate(knots), 1)
         return best[:, 0], cost[:, 0], None

@@ -185,6 +185,16 @@ class Planner(ABC):
         path = previous[..., None, :] + fraction[:, None] * (knots - previous)[..., None, :]  # (..., K, block, A)
         return path.reshape(*knots.shape[:-2], self.config.horizon, knots.shape[-1])
 
+    def proposal(self, problem: Problem, iteration: int, mean: np.ndarray, std: np.ndarray | None = None) -> np.ndarray:
+        """Candidates (N, S, K, A) around a mean (N, K, A), which is the first of them.
+
+        std: (N, K, A) of independent knots; None: the random walk.
+        """
+        noise_NSKA = problem.noise(iteration, (self.config.samples, *mean.shape[1:]))
+        noise_NSKA[:, 0] = 0.0
+        deviation = self.walk(noise_NSKA) if std is None else noise_NSKA * std[:, None]
+        return self.clip(mean[:, None] + deviation)
+
     def walk(self, noise_NSKA: np.ndarray) -> np.ndarray:
         """Deviations (N, S, K, A) of the first proposal: a random walk from standard normal draws."""
         increments = [noise_NSKA[:, :, 0]]

@@ -6,6 +6,7 @@ Both offer what evaluation and planners ask of `sana_wm.WorldModel` (`begin`, `s
 
 import copy
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class About:
     context: int = 4
 
 
-class _Windowed(nn.Module):
+class _Windowed(nn.Module, ABC):
     """What both peers have in common. ``kept`` is what a window holds: frames (uint8) or latents."""
 
     kind: str
@@ -77,21 +78,22 @@ class _Windowed(nn.Module):
         checked = self.codec.check(np.asarray(actions))
         return self.codec.normalise(torch.as_tensor(np.asarray(checked, np.float32), device=self.device))
 
+    @abstractmethod
     def _kept(self, frames: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What a window keeps of uint8 frames (..., H, W, 3)."""
 
+    @abstractmethod
     def _next(self, state: WindowState, actions: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What is kept of the frame after normalised actions (B, A)."""
 
     @torch.no_grad()
     def encode(self, frames: np.ndarray | Tensor) -> Tensor:
         """uint8 (..., H, W, 3) -> what a window keeps of them."""
         return self._kept(torch.as_tensor(np.array(frames), device=self.device))
 
-    @torch.no_grad()
+    @abstractmethod
     def read(self, kept: Tensor) -> Prediction:
         """What frames or latents of a window say: places, reward and outcomes."""
-        raise NotImplementedError
 
     def begin(self, frames, actions=None, seeds=None) -> WindowState:
         """See `Peer.begin`.

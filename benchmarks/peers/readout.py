@@ -1,5 +1,7 @@
 """What planning needs to know, read from frames or from latents: places, and reward and outcomes of places."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from sana_wm.models.heads import WhereHead
 OUTCOMES = ("reward", "terminated", "success")
 
 
-class Labels(nn.Module):
+class Readout(nn.Module, ABC):
     """Places (P values, dataset units) and the outcomes that follow from them; the base of both readouts.
 
     As in the heads of `sana_wm`, reward, termination and success are a small network of the places.
@@ -27,9 +29,9 @@ class Labels(nn.Module):
         self.mean.copy_(proprio.mean(0))
         self.std.copy_(proprio.std(0))
 
+    @abstractmethod
     def places(self, x: Tensor) -> Tensor:
         """(N, ...) -> (N, P), standardised."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, ...) -> proprio (N, P) in dataset units, reward (N,), probabilities terminated and success (N,)."""
@@ -51,7 +53,7 @@ class Labels(nn.Module):
         return {"loss": sum(parts.values())} | parts
 
 
-class FrameReadout(Labels):
+class FrameReadout(Readout):
     """A small CNN on scaled frames (N, 3, H, W), and the head for places that `sana_wm` has too."""
 
     def __init__(self, places: int, size: tuple[int, int], width: int = 32):
@@ -67,7 +69,7 @@ class FrameReadout(Labels):
         return self.where(self.see(x))
 
 
-class LatentProbe(Labels):
+class LatentProbe(Readout):
     """An MLP on latent vectors (N, D)."""
 
     def __init__(self, places: int, width: int, hidden: int = 256):

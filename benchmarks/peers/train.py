@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers.data import PeerData
 from benchmarks.peers.jepa import JEPA
-from benchmarks.peers.readout import FrameReadout, Labels
+from benchmarks.peers.readout import FrameReadout, Readout
 from benchmarks.peers.unet import Denoiser
 from sana_wm.training.batches import noise_generator
 from sana_wm.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
@@ -240,7 +240,7 @@ def linear_error(z: Tensor, rows: np.ndarray, data: PeerData) -> float:
 
 
 def train_probe(
-    probe: Labels, jepa: JEPA, scale: nn.Module, data: PeerData, budget: Budget, folder: Path, console: Console,
+    probe: Readout, jepa: JEPA, scale: nn.Module, data: PeerData, budget: Budget, folder: Path, console: Console,
     noise: float = 0.1,
 ) -> dict:  # fmt: skip
     """Fit the probe on latents of true frames with a little noise; the encoder stays as it is, its pass is counted."""
