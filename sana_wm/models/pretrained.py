@@ -15,6 +15,7 @@ from sana_wm.models.presets import from_diffusers, from_shapes, modes, to_diffus
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.weight_files import weight_files
 from sana_wm.models.weights import (
+    as_nvlabs,
     check_names,
     is_of_actions,
     new_action_tensors,
@@ -25,6 +26,7 @@ from sana_wm.models.weights import (
 from sana_wm.nn.embeddings import ActionEmbedding
 
 FORMAT = "sana_wm.transformer.1"
+LAYOUTS = ("sana_wm", "diffusers", "nvlabs")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 CONVERSION = (
     "a pickle can run anything when it is read, so it is not read. Convert it once, where you trust it: python -c "
@@ -72,7 +74,9 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
     kind = None if settings is None else settings.get("_class_name")
     kind = kind if kind in (IMAGE, VIDEO) else None
     if own:
-        values = {name: value for name, value in settings.items() if name != "format"}
+        values = {name: value for name, value in settings.items() if name not in ("format", "layout")}
+        if settings.get("layout") == "nvlabs":
+            tensors, own = unwrapped(tensors), False
     elif kind is not None:
         values = from_diffusers(settings)
     else:
@@ -112,10 +116,13 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
 
 def save(network, folder: str | Path, layout: str, max_shard_size: str) -> None:
     """Write config.json and safetensors; see :meth:`SanaTransformer.save_pretrained`."""
-    if layout not in ("sana_wm", "diffusers"):
-        raise ValueError(f"layout={layout!r}: expected 'sana_wm' or 'diffusers'")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}: expected one of {', '.join(map(repr, LAYOUTS))}")
     config, tensors = network.config, network.state_dict()
-    if layout == "diffusers":
+    if layout == "nvlabs":
+        settings, name = {"format": FORMAT, "layout": layout} | config.to_dict(), "model"
+        tensors = as_nvlabs(published_from_ours(tensors, config.patch_size), image=_is_image(config))
+    elif layout == "diffusers":
         settings, name = to_diffusers(config), "diffusion_pytorch_model"
         tensors = published_from_ours(tensors, config.patch_size)
         if settings["_class_name"] in (IMAGE, VIDEO):
@@ -135,6 +142,11 @@ def save(network, folder: str | Path, layout: str, max_shard_size: str) -> None:
         tensors, folder, filename_pattern=name + "{suffix}.safetensors", max_shard_size=max_shard_size
     )
     (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def _is_image(config: SanaConfig) -> bool:
+    """Of a member whose files know no time: ReLU attention and no convolution over time."""
+    return config.mixer == "relu" and not config.softmax_every and not config.temporal_conv
 
 
 def _read_files(files: list[Path]) -> dict[str, Tensor]:

@@ -94,9 +94,11 @@ class SanaTransformer(nn.Module):
         return pretrained.load(cls, path, preset, dtype, changes)
 
     def save_pretrained(self, folder: str | Path, *, layout: str = "sana_wm", max_shard_size: str = "5GB") -> None:
-        """Write config.json and safetensors; ``layout="diffusers"`` for what SanaWMTransformer3DModel reads.
+        """Write config.json and safetensors; ``layout="diffusers"`` for what diffusers' class of the member reads.
 
         Of images and videos a warning names the settings that diffusers has no place for, such as an epsilon.
+        ``layout="nvlabs"`` gives the tensors NVlabs' names and shapes, without what their files hold for training
+        alone (``y_embedder.y_embedding``, ``pos_embed``, ``logvar_linear``); config.json is ours.
 
         Raises:
             ValueError: a network that diffusers cannot hold.

@@ -56,6 +56,13 @@ UNREAD = re.compile(r"raymap_embedder\..*|blocks\.\d+\.attn\.recall_gate|blocks\
 # What takes robot actions in. No published file has it: it is added to a checkpoint of cameras, all of it or nothing.
 OF_ACTIONS = re.compile(r"action_embedder\..*|action_time_proj\..*|blocks\.\d+\.action_proj\..*")
 PREFIXES = ("generator.", "model.", "module.")
+# The two linear maps of an embedder in NVlabs' files -> in diffusers' names of SANA-WM, which ours follow.
+EMBEDDERS = {
+    f"{embedder}.mlp.{number}.": f"{embedder}.linear_{linear}."
+    for embedder in ("t_embedder", "cfg_embedder")
+    for number, linear in ((0, 1), (2, 2))
+}
+PATCHES = "x_embedder.proj.weight"
 
 
 def published_name(ours: str) -> str:
@@ -95,20 +102,26 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         inside = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         if inside and (prefix == "generator." or len(inside) == len(tensors)):
             tensors = inside
-    numbers = {
-        f"{embedder}.mlp.{number}.": f"{embedder}.linear_{linear}."
-        for embedder in ("t_embedder", "cfg_embedder")
-        for number, linear in ((0, 1), (2, 2))
-    }
+    renamed = _renamed(tensors, EMBEDDERS)
+    kept = {name: tensor for name, tensor in renamed.items() if not RECOMPUTED.fullmatch(name)}
+    if PATCHES in kept and kept[PATCHES].ndim == 4:  # an image is a video of one frame
+        kept[PATCHES] = kept[PATCHES].unsqueeze(2)
+    return _one_qkv(kept)
+
+
+def as_nvlabs(published: dict[str, Tensor], image: bool) -> dict[str, Tensor]:
+    """What :func:`unwrapped` reads: published tensors under the names of NVlabs' files; images have no time axis."""
+    tensors = _renamed(published, {ours: theirs for theirs, ours in EMBEDDERS.items()})
+    return tensors | ({PATCHES: tensors[PATCHES].squeeze(2).contiguous()} if image else {})
+
+
+def _renamed(tensors: dict[str, Tensor], starts: dict[str, str]) -> dict[str, Tensor]:
+    """With the beginnings of names replaced."""
     renamed = {}
     for name, tensor in tensors.items():
-        start = next((old for old in numbers if name.startswith(old)), None)
-        renamed[name if start is None else numbers[start] + name[len(start) :]] = tensor
-    kept = {name: tensor for name, tensor in renamed.items() if not RECOMPUTED.fullmatch(name)}
-    patches = "x_embedder.proj.weight"
-    if patches in kept and kept[patches].ndim == 4:  # an image is a video of one frame
-        kept[patches] = kept[patches].unsqueeze(2)
-    return _one_qkv(kept)
+        start = next((old for old in starts if name.startswith(old)), None)
+        renamed[name if start is None else starts[start] + name[len(start) :]] = tensor
+    return renamed
 
 
 def _one_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

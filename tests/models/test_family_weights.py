@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from sana_wm.models.diffusers_names import from_diffusers_names, to_diffusers_names
 from sana_wm.models.family import IMAGE, VIDEO, ratio_of
 from sana_wm.models.transformer import SanaTransformer
-from sana_wm.models.weights import ours_from_published, published_from_ours
+from sana_wm.models.weights import RECOMPUTED, ours_from_published, published_from_ours
 from tests.models.family_reference import IMAGES, VIDEOS, inputs, reference, run_reference
 
 CASES = [("image", case) for case in IMAGES] + [("video", case) for case in VIDEOS]
@@ -69,6 +69,19 @@ def test_official_to_ours_to_diffusers_to_ours_is_the_identity(tmp_path, kind, c
     theirs = SanaTransformer.from_pretrained(tmp_path / "theirs")
     assert same(theirs.state_dict(), again.state_dict())
     assert torch.equal(velocity(official), velocity(again)) and torch.equal(velocity(theirs), velocity(again))
+
+
+@pytest.mark.parametrize("kind,case", CASES)
+def test_nvlabs_files_come_out_as_they_went_in(tmp_path, kind, case):
+    saved(tmp_path / "theirs", kind, case)
+    ours = SanaTransformer.from_pretrained(tmp_path / "theirs")
+    ours.save_pretrained(tmp_path / "official", layout="nvlabs")
+    official = as_nvlabs(tensors_of(tmp_path / "theirs"), kind)
+    for_training = {name for name in official if RECOMPUTED.fullmatch(name)}
+    written = load_file(tmp_path / "official" / "model.safetensors")
+    assert len(for_training) == 4 and same(written, {n: t for n, t in official.items() if n not in for_training})
+    again = SanaTransformer.from_pretrained(tmp_path / "official")
+    assert again.config == ours.config and same(again.state_dict(), ours.state_dict())
 
 
 @pytest.mark.parametrize("kind,case", CASES)
