@@ -36,9 +36,12 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 
-# The transformer against diffusers' on this CPU: a few minutes. Options: BENCH_ARGS="--full --threads 2".
+# Our networks against diffusers' on this CPU, in turns: SANA-WM, the family, DC-AE. A few minutes each.
+# Options of all three: BENCH_ARGS="--threads 2 --repeats 5".
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.transformer_speed $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.family_speed $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.dc_ae_speed $(BENCH_ARGS)
 
 # torch goes first: once the pinned build is there, no other requirement can pull a different one.
 $(INSTALLED): pyproject.toml constraints.txt

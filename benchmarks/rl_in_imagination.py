@@ -1,16 +1,18 @@
 """Does a policy that learns only inside a world get better in the real simulator? TwoRoom, mean over seeds.
 
-OMP_NUM_THREADS=1 python -m benchmarks.rl_in_imagination --seeds 0 1 2 --processes 2
+OMP_NUM_THREADS=1 python -m benchmarks.rl_in_imagination --processes 2
 
 All rows of a seed have the same recorded steps, and are judged by the same held-out episodes of the real simulator:
 
-* clone: behaviour cloning of the recorded steps that led to the goal (the start of the next two);
+* clone: behaviour cloning of the recorded steps that led to the goal (the start of the other two from it);
 * imagined: PPO inside `SanaWM-v0` from the clone; not one real step more than the recording;
-* real: PPO in the real simulator from the clone, with as many real steps as the recording has;
-* scratch: the same without the clone, so that its real steps are exactly those that the world has cost;
-* long: PPO in the real simulator from the clone, with as many real steps as `imagined` imagined (a ceiling; it has to
-  be asked for: --rows long);
-* random, expert: uniform velocities, and the shortest path from the exact state.
+* scratch: PPO in the real simulator, with as many real steps as the recording has: those that the world has cost;
+* random, expert: uniform velocities, and the shortest path from the exact state;
+
+and where they are asked for (--rows real long):
+
+* real: as `scratch`, but from the clone, which is twice the real steps of `imagined`;
+* long: the same with as many real steps as `imagined` imagined.
 
 All PPO is `examples/ppo_latents.py` over the same latents; simulator frames go through `world.encode`. What is finished
 is kept in the folder --out and not done again.
@@ -40,6 +42,7 @@ from sana_wm.world import Starts, open_world
 
 LEARNED = ("clone", "imagined", "real", "scratch", "long")
 ROWS = ("random", "expert", *LEARNED)
+ASKED = ("real", "long")  # rows that have to be asked for
 LABELS = {
     "random": "random", "expert": "shortest path from the exact state", "clone": "clone of the recording",
     "imagined": "PPO in imagination, from the clone", "real": "PPO in the simulator, from the clone",
@@ -206,8 +209,8 @@ def table(result: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[row for row in ROWS if row != "long"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(8)))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=[row for row in ROWS if row not in ASKED])
     parser.add_argument("--episodes", type=int, default=200, help="held-out real episodes of each seed")
     parser.add_argument("--processes", type=int, default=1, help="seeds at once")
     parser.add_argument("--threads", type=int, default=1, help="of each process")

@@ -27,11 +27,13 @@ Policy = Callable[[np.ndarray], np.ndarray]
 def towards(agent: np.ndarray, target: np.ndarray, door: float) -> np.ndarray:
     """The velocity (2,) that follows the shortest path from agent to target, no further than the next bend."""
     *bends, _ = way_through(agent, target, np.asarray(door))
+    inwards = 0.0  # at an edge of the passage, which a rounding may have put the agent beside
     for point in (*bends, target):
         gap = point - agent
         length = math.hypot(*gap)
         if length > 1e-6:
-            return gap / max(length, STEP)
+            return gap / max(length, STEP) + [0.0, inwards]
+        inwards = 1e-3 * np.sign(door - agent[1])
     return np.zeros(2)
 
 

@@ -27,7 +27,7 @@ from sana_wm.envs.tworoom_physics import (
     random_state,
     way_through,
 )
-from sana_wm.envs.tworoom_policies import GRADED, POLICIES
+from sana_wm.envs.tworoom_policies import GRADED, POLICIES, Expert
 from sana_wm.envs.tworoom_pose import decode_pose
 
 
@@ -236,3 +236,14 @@ def test_grades_are_grades():
             solved.append(any(env.step(policy(env.get_state()))[2] for _ in range(60)))
         rates.append(np.mean(solved))
     assert rates[0] < rates[1] < rates[2] == 1.0
+
+
+def test_an_expert_without_noise_gets_past_the_edges_of_the_passage():
+    env = TwoRoomEnv()
+    for seed in range(40):  # a tenth of these go along an edge, where a rounding of the action leaves them beside it
+        rng = np.random.default_rng(seed)
+        env.set_state(random_state(rng))
+        policy, terminated = Expert(rng, noise=0.0, pace=1.0, settles=True), False
+        for _ in range(50):
+            terminated = terminated or env.step(policy(env.get_state()))[2]
+        assert terminated, seed
