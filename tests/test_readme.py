@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 
 import sana_wm
 from sana_wm.generation.command_line import quoted_arguments
-from sana_wm.generation.image_names import makes_images
+from sana_wm.generation.which_job import job_of
 from sana_wm.train import arguments
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def test_commands_compose(job, overrides):
     module, name = ("sana_wm.configs.generate" if job == "generate" else "sana_wm.configs"), job
     if job == "generate":
         model = next(given.partition("=")[2] for given in overrides if given.startswith("model="))
-        overrides, name = quoted_arguments(overrides), "image" if makes_images(model) else name
+        overrides, name = quoted_arguments(overrides), job_of(model) if model else name
     if job == "train":  # data= may be a dataset, and init= chooses another configuration
         overrides = arguments(overrides)
         name = "finetune" if "--config-name=finetune" in overrides else name

@@ -1,7 +1,7 @@
 """Sizes that SANA was trained at, and how a picture of another size is made (sana_family spec 5.5).
 
-A picture is generated at the trained size whose ratio of height to width is nearest, then scaled to cover the size that
-was asked for and cropped about its centre.
+A picture, or the frames of a video, are generated at the trained size whose ratio of height to width is nearest, then
+scaled to cover the size that was asked for and cropped about its centre.
 """
 
 from torch import Tensor
@@ -16,6 +16,16 @@ _SHAPES = (
 _MORE_SHAPES = ((8, 31), (8, 30), (26, 9), (28, 9), (29, 8), (30, 8), (31, 8))  # at the two large bases only
 BASES = {512: _SHAPES, 1024: _SHAPES, 2048: _SHAPES + _MORE_SHAPES, 4096: _SHAPES + _MORE_SHAPES}
 
+# Of video: eleven shapes, whose ratios are names rather than quotients, and the sizes that the two bases give them.
+_VIDEO_RATIOS = (0.5, 0.57, 0.68, 0.78, 1.0, 1.13, 1.29, 1.46, 1.67, 1.75, 2.0)
+VIDEO_BASES = {
+    480: ((448, 896), (480, 832), (528, 768), (560, 720), (624, 624), (672, 592), (720, 560), (768, 528), (816, 496),
+          (832, 480), (896, 448)),
+    720: ((672, 1344), (704, 1280), (800, 1152), (832, 1088), (960, 960), (1024, 896), (1088, 832), (1152, 800),
+          (1248, 736), (1280, 704), (1344, 672)),
+}  # fmt: skip
+_VIDEO_GRIDS = {30: 480, 22: 720}  # by the ``sample_size`` of a transformer
+
 
 def bins(base: int) -> dict[float, tuple[int, int]]:
     """Ratio (height / width, to two decimals) -> (height, width) in pixels, by rising ratio.
@@ -23,8 +33,11 @@ def bins(base: int) -> dict[float, tuple[int, int]]:
     Raises:
         ValueError: a base that no member was trained at.
     """
+    if base in VIDEO_BASES:
+        return dict(zip(_VIDEO_RATIOS, VIDEO_BASES[base], strict=True))
     if base not in BASES:
-        raise ValueError(f"no sizes for base {base}: expected one of {sorted(BASES)}")
+        known = [*BASES, *VIDEO_BASES]
+        raise ValueError(f"no sizes for base {base}: expected one of {known}")
     unit = base // 16
     return {round(h / w, 2): (h * unit, w * unit) for h, w in sorted(BASES[base], key=lambda hw: hw[0] / hw[1])}
 
@@ -64,3 +77,8 @@ def base_of_grid(side: int, compression: int = 32) -> int:
         known = [size // compression for size in BASES]
         raise ValueError(f"latent side {side}: expected one of {known}, or sizes without binning")
     return base
+
+
+def video_base_of_grid(side: int) -> int | None:
+    """The base of a video checkpoint from diffusers' ``sample_size``; None: it stands for none, and any size goes."""
+    return _VIDEO_GRIDS.get(side)

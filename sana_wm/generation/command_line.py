@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 FREE_TEXT = (
     "prompt", "negative_prompt", "action", "image", "camera", "out", "model",
-    "prompts", "picture", "instruction", "cache",
+    "prompts", "script", "picture", "instruction", "cache",
 )  # fmt: skip
 PATHS = ("transformer", "vae", "text_encoder", "tokenizer", "refiner")
 

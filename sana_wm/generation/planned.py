@@ -51,7 +51,7 @@ class Planned:
         Raises:
             ValueError: what is missing, unreadable or does not go together. ImportError: without diffusers.
         """
-        picture = _read_picture(settings.image)
+        picture = read_picture(settings.image)
         release = locate_release(settings.model, **settings.components)
         release.need("text_encoder", *(("refiner",) if settings.refine else ()))
         if settings.refine:
@@ -129,7 +129,7 @@ def _config(release: Release) -> VideoWorldConfig:
         raise ValueError(f"{release.root / SETTINGS}: {error}") from error
 
 
-def _read_picture(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
     """Upright, as the camera's orientation tag says."""
     try:
         with Image.open(path) as picture:

@@ -48,6 +48,8 @@ FAMILY: dict[str, dict] = {
 }
 
 IMAGE, VIDEO = "SanaTransformer2DModel", "SanaVideoTransformer3DModel"
+# LongSANA's class, of a draft of diffusers (its pull request 12723): the tensors and settings of VIDEO, run causally.
+CAUSAL_VIDEO, CAUSAL_PRESET = "SanaVideoCausalTransformer3DModel", "longsana-2b-480p"
 ACROSS_HEADS = "rms_norm_across_heads"
 # What a config.json may say without our having a value for it.
 _FIXED = {"attention_bias": False, "norm_elementwise_affine": False, "norm_eps": 1e-6, "dropout": 0.0,

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sana_wm.models.diffusers_names import from_diffusers_names, to_diffusers_names
-from sana_wm.models.family import IMAGE, OURS, VIDEO, beyond_diffusers
+from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO, IMAGE, OURS, VIDEO, beyond_diffusers
 from sana_wm.models.presets import from_diffusers, from_shapes, modes, to_diffusers
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.weight_files import weight_files
@@ -72,6 +72,8 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
     where, settings, tensors = read_folder(path)
     own = settings is not None and settings.get("format") == FORMAT
     kind = None if settings is None else settings.get("_class_name")
+    if kind == CAUSAL_VIDEO:
+        kind, settings, preset = VIDEO, settings | {"_class_name": VIDEO}, preset or CAUSAL_PRESET
     kind = kind if kind in (IMAGE, VIDEO) else None
     if own:
         values = {name: value for name, value in settings.items() if name not in ("format", "layout")}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-NEEDED = "the LTX-2 video autoencoder comes with diffusers: pip install 'sana-wm[ltx]'"
+NEEDED = "video autoencoders come with diffusers: pip install 'sana-wm[ltx]'"
 
 
 class VideoVAE(nn.Module):
@@ -23,14 +23,20 @@ class VideoVAE(nn.Module):
     Attributes:
         vae: diffusers' AutoencoderKLLTX2Video.
         channels: of a latent. compression: pixels of a latent cell's side. stride: raw frames of a latent frame.
+        network: the class of diffusers.
     """
+
+    network = "AutoencoderKLLTX2Video"
 
     def __init__(self, vae: nn.Module):
         super().__init__()
         self.vae = vae.eval().requires_grad_(False)
-        self.channels: int = vae.config.latent_channels
-        self.compression: int = vae.spatial_compression_ratio
-        self.stride: int = vae.temporal_compression_ratio
+        self.channels, self.compression, self.stride = self._sizes(vae)
+
+    @staticmethod
+    def _sizes(vae: nn.Module) -> tuple[int, int, int]:
+        """Channels, compression and stride."""
+        return vae.config.latent_channels, vae.spatial_compression_ratio, vae.temporal_compression_ratio
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> VideoVAE:
@@ -40,19 +46,15 @@ class VideoVAE(nn.Module):
             ValueError: no such autoencoder in the folder, or only pickles. ImportError: no diffusers.
         """
         try:
-            from diffusers import AutoencoderKLLTX2Video
+            import diffusers
         except ImportError as error:
             raise ImportError(NEEDED) from error
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
             found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no such folder"
-            raise ValueError(
-                f"{folder}: expected the config.json and .safetensors of an AutoencoderKLLTX2Video, found {found}"
-            )
-        vae = AutoencoderKLLTX2Video.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-        return cls(vae)
+            raise ValueError(f"{folder}: expected the config.json and .safetensors of an {cls.network}, found {found}")
+        build = getattr(diffusers, cls.network)
+        return cls(build.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` and diffusers read."""
@@ -97,27 +99,37 @@ class VideoVAE(nn.Module):
         return (latents.float() - mean) / std
 
     @torch.no_grad()
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Normalised latents (B, C, T, h, w) of a clip from its start -> (B, 3, F, H, W) in about [-1, 1]."""
+        return self.vae.decode(self._raw(latents)).sample
+
     def decode(self, latents: Tensor) -> np.ndarray:
         """Normalised latents (B, C, T, h, w) of a clip from its start -> uint8 (B, F, H, W, 3)."""
-        return _frames(self.vae.decode(self._raw(latents)).sample).cpu().numpy()
+        return to_frames(self.pixels(latents)).cpu().numpy()
+
+    def decode_stream(
+        self, latents: Tensor, tails: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """:meth:`stream_pixels` as uint8 (B, F, H, W, 3), and the tails."""
+        pixels, tails = self.stream_pixels(latents, tails)
+        return to_frames(pixels), tails
 
     @torch.no_grad()
-    def decode_stream(
+    def stream_pixels(
         self, latents: Tensor, tails: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Decode the next latents of a stream.
 
         Args:
             latents: (B, C, n, h, w) normalised. tails: what the call before returned; None at the start of a clip.
-        Returns: uint8 (B, F, H, W, 3), F = stride n (at the start stride (n - 1) + 1), and the tails: of every
-            convolution in the order of the pass its last two inputs (B, c, 2, h', w').
+        Returns: (B, 3, F, H, W) in about [-1, 1], F = stride n (at the start stride (n - 1) + 1), and the tails: of
+            every convolution in the order of the pass its last two inputs (B, c, 2, h', w').
 
         Raises:
             ValueError: a decoder that sees the future, or that draws noise.
         """
         self.check_streams()
-        pixels, tails = _StreamPass(tails).decode(self.vae.decoder, self._raw(latents))
-        return _frames(pixels), tails
+        return _StreamPass(tails).decode(self.vae.decoder, self._raw(latents))
 
     def check_streams(self) -> None:
         """Raise ValueError where latents cannot be decoded one after the other."""
@@ -141,7 +153,7 @@ class VideoVAE(nn.Module):
         return (latents.to(self.device).float() * std + mean).to(self.dtype)
 
 
-def _frames(pixels: Tensor) -> Tensor:
+def to_frames(pixels: Tensor) -> Tensor:
     """(B, 3, F, H, W) in [-1, 1] -> uint8 (B, F, H, W, 3)."""
     return (pixels.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)
 

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from sana_wm.generation.image_file import read_settings
 from sana_wm.generation.image_job import generate_images
-from sana_wm.generation.image_names import RELEASES, makes_images
+from sana_wm.generation.image_names import RELEASES
 from sana_wm.generation.image_release import base_of, locate_image_release, sampling_of
 from sana_wm.generation.image_sampling import SAMPLING, Sampling
 from sana_wm.generation.image_settings import ImageSettings
+from sana_wm.generation.which_job import job_of
 from sana_wm.models.prompt_encoder import instruction
 from tests.generation.tiny_image import tiny_image_release
 
@@ -28,6 +29,10 @@ def sana(tmp_path_factory):
 @pytest.fixture(scope="module")
 def sprint(tmp_path_factory):
     return tiny_image_release(tmp_path_factory.mktemp("sprint"), sprint=True)
+
+
+def makes_images(model):
+    return job_of(model) == "image"
 
 
 def pixels(path):
@@ -183,16 +188,20 @@ def test_repositories_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", index)
     assert makes_images("someone/SanaSprintPipeline") and makes_images("Efficient-Large-Model/Sana_1600M_1024px_x")
     assert not makes_images("someone/SanaWMPipeline") and not makes_images("Efficient-Large-Model/SANA-WM_other")
-    for model in ("someone/SanaVideoPipeline", "someone/SanaControlNetPipeline", "Efficient-Large-Model/SANA-Video_2B"):
+    assert job_of("someone/SanaVideoPipeline") == job_of("Efficient-Large-Model/SANA-Video_2B_x") == "clip"
+    for model in ("someone/SanaControlNetPipeline", "Efficient-Large-Model/SANA-Video_2.0_5B_720p"):
         with pytest.raises(ValueError, match="no generator for it yet; SanaTransformer.from_pretrained"):
             makes_images(model)
 
 
 def test_members_without_a_generator_are_named():
+    from sana_wm.generation.clip_names import RELEASES as CLIPS
     from sana_wm.models.family import FAMILY
 
-    for name in set(FAMILY) - set(RELEASES):
-        with pytest.raises(ValueError, match="a video member: there is no generator for it yet"):
+    without = {name for name in FAMILY if name not in RELEASES and name not in CLIPS}
+    assert without == {"sana-streaming-2b", "sana-streaming-2b-bidirectional"}
+    for name in without:
+        with pytest.raises(ValueError, match="edits videos: there is no generator for it yet"):
             makes_images(name)
 
 
@@ -342,5 +351,5 @@ def test_the_command_names_a_broken_index(tmp_path, monkeypatch, text):
 
 
 def test_the_command_names_members_without_a_generator(monkeypatch):
-    with pytest.raises(SystemExit, match="error: model=sana-video-2b is a video member: there is no generator"):
-        command(monkeypatch, "model=sana-video-2b", "prompt=x")
+    with pytest.raises(SystemExit, match="error: model=sana-streaming-2b is a member that edits"):
+        command(monkeypatch, "model=sana-streaming-2b", "prompt=x")

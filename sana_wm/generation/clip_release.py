@@ -1,0 +1,97 @@
+"""Where SANA's video members lie and how they are sampled (diffusers' folders; safetensors only)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from sana_wm.generation.aspect import video_base_of_grid
+from sana_wm.generation.clip_names import RELEASES, preset_of
+from sana_wm.generation.clip_sampling import SAMPLING, ClipSampling
+from sana_wm.generation.image_release import PARTS, locate_image_release
+from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO
+from sana_wm.models.pretrained import FORMAT
+
+
+def locate_clip_release(model: str) -> Path:
+    """The folder of a release: one that is there, or that of the hub's cache after fetching it.
+
+    Raises:
+        ValueError: neither, or a folder that lacks parts.
+    """
+    folder, repo = Path(model), RELEASES.get(model, model)
+    if folder.is_dir():
+        if lost := [part for part in PARTS if not (folder / part).is_dir()]:
+            raise ValueError(
+                f"{folder} lacks {', '.join(f'{part}/' for part in lost)} of a video release; expected the folders "
+                f"{', '.join(PARTS)} as diffusers saves them"
+            )
+        return folder
+    if repo.count("/") != 1 or repo.startswith((".", "/")):
+        raise ValueError(f"{model!r} is neither a folder nor a hub repository; known names: {', '.join(RELEASES)}")
+    return locate_image_release(repo)  # which fetches any repository of these folders
+
+
+def named_preset(model: str) -> str | None:
+    """Which member it is, where the name, the hub repository or the folder's name says so; else None.
+
+    A clone of a repository has the repository's name, and the hub's cache has it in the folder's path.
+    """
+    if (known := preset_of(model)) is not None:
+        return known
+    parts = Path(model).absolute().parts
+    for repo in RELEASES.values():
+        if parts[-1:] == (repo.split("/")[1],) or f"models--{repo.replace('/', '--')}" in parts:
+            return preset_of(repo)
+    return None
+
+
+def known_preset(model: str, transformer: Path | None = None, preset: str | None = None) -> str | None:
+    """Which member it is by what was said: ``preset``, or the model's name, unless other weights say what they are."""
+    says_itself = transformer is not None and config_of(transformer)
+    return preset or (None if says_itself else named_preset(model))
+
+
+def released_sampling(model: str, folder: Path, transformer: Path | None, preset: str | None) -> ClipSampling:
+    """How a release is sampled: by :func:`known_preset`, else by the transformer's and scheduler's files.
+
+    Args:
+        transformer: weights in place of the release's.
+
+    Raises:
+        ValueError: no scheduler of flow matching, where it is asked.
+    """
+    if (named := known_preset(model, transformer, preset)) is not None:
+        return SAMPLING[named]
+    config = config_of(transformer or folder / "transformer")
+    causal = config.get("format") == FORMAT and config.get("temporal") == "chunk_causal"
+    if causal or config.get("_class_name") == CAUSAL_VIDEO:
+        return SAMPLING[CAUSAL_PRESET]
+    file = folder / "scheduler" / "scheduler_config.json"
+    scheduler = json.loads(file.read_text()) if file.is_file() else {}
+    shift = scheduler.get("flow_shift", scheduler.get("shift"))
+    if shift is None:
+        raise ValueError(f"{file}: expected a scheduler with flow_shift (or shift); or say preset={'|'.join(SAMPLING)}")
+    return replace(SAMPLING["sana-video-2b-480p"], shift=float(shift))
+
+
+def config_of(transformer: Path) -> dict:
+    """The config.json of a transformer's folder; {} without one, and of a single file of weights."""
+    file = transformer / "config.json"
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+
+
+def base_of(config: dict, latent_channels: int) -> int | None:
+    """480 or 720 by the transformer's ``sample_size``, or by the latents where there is none; None: any size goes."""
+    side = config.get("sample_size")
+    return (480 if latent_channels == 16 else 720) if side is None else video_base_of_grid(int(side))
+
+
+def patch_of(config: dict, latent_channels: int) -> int:
+    """Side of a token in latent cells; where nothing says it, by the latents: Wan's are read in patches."""
+    patch = config.get("patch_size", 2 if latent_channels == 16 else 1)
+    return int(patch[1] if isinstance(patch, list) else patch)
