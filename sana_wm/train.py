@@ -1,7 +1,8 @@
 """`python -m sana_wm.train`: a dataset in, a world out.
 
 From scratch: data (recorded if absent) -> tokenizer -> latents -> dynamics and heads -> bundle. With ``init=``: a
-SANA-WM release fine-tuned to the dataset's actions -> a release of its own.
+SANA-WM release fine-tuned to the dataset's actions -> a release of its own. With ``stage=image`` or ``stage=sprint``:
+the text-to-image members of the family, learned from pictures and distilled to one step.
 """
 
 import re
@@ -11,6 +12,8 @@ from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
+
+IMAGE_STAGES = {"image": "train_image", "sprint": "train_sprint"}  # stage -> its settings, configs/<name>.yaml
 
 
 @hydra.main(config_path="pkg://sana_wm.configs", config_name="train", version_base="1.3")
@@ -26,7 +29,16 @@ def main(config: DictConfig) -> None:
 
 
 def _train(values: dict[str, Any]) -> None:
-    if "init" in values:
+    if values.get("stage") == "image":
+        from sana_wm.training.image import train_images
+
+        _without_bars()
+        train_images(values)
+    elif values.get("stage") == "sprint":
+        from sana_wm.training.sprint import distil
+
+        distil(values)
+    elif "init" in values:
         from sana_wm.training.finetune import finetune
 
         _without_bars()
@@ -58,6 +70,9 @@ def arguments(given: list[str]) -> list[str]:
     Raises:
         ValueError: ``data=`` is neither a configuration nor a dataset, or ``init=`` comes without it.
     """
+    for stage, config in IMAGE_STAGES.items():
+        if f"stage={stage}" in given:
+            return [f"--config-name={config}", *_of_pictures(given)]
     finetunes = any(argument.startswith("init=") for argument in given)
     chosen, rewritten = None, []
     for argument in given:
@@ -73,6 +88,14 @@ def arguments(given: list[str]) -> list[str]:
     if finetunes and chosen is None and not any(argument.startswith("data.root=") for argument in given):
         raise ValueError("init= fine-tunes a checkpoint to a dataset: add data=<folder of a LeRobot dataset>")
     return (["--config-name=finetune"] if finetunes else []) + rewritten
+
+
+def _of_pictures(given: list[str]) -> list[str]:
+    """``data=``, ``model=`` and ``tokenizer=`` are groups of configurations elsewhere; here folders, and a preset."""
+    short = {"data": "data.root", "model": "model.preset"}
+    short |= {name: f"parts.{name}" for name in ("vae", "text_encoder", "tokenizer")}
+    split = [argument.partition("=") for argument in given]
+    return [f"{short[name]}={_quoted(value)}" if name in short else name + is_ + value for name, is_, value in split]
 
 
 def _configurations() -> list[str]:

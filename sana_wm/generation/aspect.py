@@ -27,30 +27,40 @@ VIDEO_BASES = {
 _VIDEO_GRIDS = {30: 480, 22: 720}  # by the ``sample_size`` of a transformer
 
 
-def bins(base: int) -> dict[float, tuple[int, int]]:
+def bins(base: int, cell: int | None = None) -> dict[float, tuple[int, int]]:
     """Ratio (height / width, to two decimals) -> (height, width) in pixels, by rising ratio.
 
+    Args:
+        cell: side of a latent cell in pixels. With it any multiple of it is a base: of other ones than the published,
+            the sides are the nearest whole numbers of cells, each ratio once.
+
     Raises:
-        ValueError: a base that no member was trained at.
+        ValueError: a base that no member was trained at, and no ``cell``; a base that is no multiple of it.
     """
-    if base in VIDEO_BASES:
+    if base in VIDEO_BASES and cell is None:
         return dict(zip(_VIDEO_RATIOS, VIDEO_BASES[base], strict=True))
-    if base not in BASES:
-        known = [*BASES, *VIDEO_BASES]
-        raise ValueError(f"no sizes for base {base}: expected one of {known}")
-    unit = base // 16
-    return {round(h / w, 2): (h * unit, w * unit) for h, w in sorted(BASES[base], key=lambda hw: hw[0] / hw[1])}
+    if base in BASES and (cell is None or base // 16 % cell == 0):
+        unit, shapes = base // 16, BASES[base]
+    elif cell is None:
+        raise ValueError(f"no sizes for base {base}: expected one of {[*BASES, *VIDEO_BASES]}")
+    elif base < cell or base % cell:
+        raise ValueError(f"base {base}: expected a multiple of {cell} pixels, a cell of the autoencoder")
+    else:
+        side, unit = base // cell, cell
+        shapes = {tuple(max(1, round(n * side / 16)) for n in shape) for shape in BASES.get(base, _SHAPES)}
+        shapes = sorted(shapes, key=lambda hw: abs(hw[0] * hw[1] - side**2), reverse=True)  # of one ratio the best area
+    return {round(h / w, 2): (h * unit, w * unit) for h, w in sorted(shapes, key=lambda hw: hw[0] / hw[1])}
 
 
-def nearest_bin(height: int, width: int, base: int) -> tuple[int, int]:
+def nearest_bin(height: int, width: int, base: int, cell: int | None = None) -> tuple[int, int]:
     """(height, width) of the bin whose ratio differs least.
 
     Raises:
-        ValueError: sides that are not positive; an unknown base.
+        ValueError: sides that are not positive; a base that :func:`bins` does not take.
     """
     if height < 1 or width < 1:
         raise ValueError(f"size {height} x {width}: expected positive sides in pixels")
-    table, ratio = bins(base), height / width
+    table, ratio = bins(base, cell), height / width
     return table[min(table, key=lambda known: abs(known - ratio))]
 
 

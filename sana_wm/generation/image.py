@@ -103,7 +103,7 @@ class ImagePipeline:
             ValueError: without bins, sides that are no multiples of the autoencoder's cell.
         """
         if self.base is not None:
-            return nearest_bin(height, width, self.base)
+            return nearest_bin(height, width, self.base, self.compression)
         cell = self.compression
         if height < 1 or width < 1 or height % cell or width % cell:
             raise ValueError(f"size {height} x {width}: expected positive multiples of {cell}, or base= to bin sizes")

@@ -17,13 +17,14 @@ from sana_wm.generation.image import ImagePipeline
 from sana_wm.generation.image_file import write_png
 from sana_wm.generation.image_release import (
     base_of,
+    compression_of,
     instruction_of,
     load_text_encoder,
     locate_image_release,
     named_sampling,
     sampling_of,
 )
-from sana_wm.generation.image_settings import COMPRESSION, DTYPES, ImageSettings, Lane
+from sana_wm.generation.image_settings import DTYPES, ImageSettings, Lane
 from sana_wm.generation.memory import is_out_of_memory, peak_memory, release_memory, reset_peak
 from sana_wm.generation.progress import Phases
 from sana_wm.models.dc_ae import DCAE
@@ -154,8 +155,6 @@ class _Job:
     def _autoencoder(self) -> DCAE:
         with self.phases.phase("load autoencoder"):
             dcae = DCAE.from_pretrained(self.folder / "vae", dtype=self.dtype)
-        if (cell := dcae.config.compression) != COMPRESSION:
-            raise ValueError(f"{self.folder / 'vae'}: a latent cell of {cell} pixels, expected {COMPRESSION}")
         return dcae.requires_grad_(False).eval().to(self.device)
 
     def _pipeline(self, texts: Texts) -> ImagePipeline:
@@ -165,7 +164,8 @@ class _Job:
             features, masks = zip(*(texts[text, instruct] for text in prompts), strict=True)
             return torch.stack(features), torch.stack(masks)
 
-        how = {"tile": self.settings.tile, "lowercase": self.settings.lowercase, "compression": COMPRESSION}
+        cell = compression_of(self.folder / "vae")
+        how = {"tile": self.settings.tile, "lowercase": self.settings.lowercase, "compression": cell}
         return ImagePipeline(None, None, known, self.sampling, base_of(self.folder), **how)
 
     def _about(self, lane: Lane, size: tuple[int, int]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from sana_wm.generation.aspect import base_of_grid
 from sana_wm.generation.image_names import RELEASES
 from sana_wm.generation.image_sampling import SAMPLING, Sampling
-from sana_wm.generation.image_settings import COMPRESSION
+from sana_wm.models.dc_ae_config import DCAEConfig
 from sana_wm.models.prompt_cache import PromptCache
 from sana_wm.models.prompt_encoder import PromptEncoder, instruction
 from sana_wm.models.weight_files import variants_beside_plain
@@ -103,7 +102,21 @@ def sampling_of(model: str, folder: Path) -> Sampling:
 def base_of(folder: Path) -> int:
     """Side in pixels that a release was trained at, from its transformer's ``sample_size``."""
     config = json.loads((folder / "transformer" / "config.json").read_text())
-    return base_of_grid(int(config.get("sample_size", 32)), COMPRESSION)
+    return int(config.get("sample_size") or 32) * compression_of(folder / "vae")
+
+
+def compression_of(vae: Path) -> int:
+    """Side in pixels of a latent cell of the autoencoder in a folder; 32 of the published ones.
+
+    Raises:
+        ValueError: a folder without its config.json.
+    """
+    file = vae / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{vae}: expected the config.json and .safetensors of a DC-AE")
+    config = json.loads(file.read_text())
+    stages = config.get("encoder_block_out_channels") or config.get("widths") or DCAEConfig().widths
+    return 2 ** (len(stages) - 1)
 
 
 def instruction_of(sampling: Sampling) -> str:

@@ -1,4 +1,4 @@
-"""Optimizers from torch: AdamW, or Muon for the hidden matrices with AdamW for everything else."""
+"""Optimizers: AdamW; Muon for the hidden matrices with AdamW for everything else; CAME from pytorch_optimizer."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,28 @@ from sana_wm.training.checkpoint import under
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """``name``: "adamw" or "muon" (torch >= 2.9). Learning rates are peaks; the loop scales both by its schedule.
+    """``name``: "adamw", "muon" (torch >= 2.9) or "came". Rates are peaks; the loop scales all by its schedule.
 
     Muon (Jordan et al. 2024) orthogonalises the momentum of matrices; with few steps it learns faster. Its rate is
     matched to the root mean square of AdamW's updates, so one ``lr`` serves both.
+
+    CAME (Luo et al. 2023), which the SANA family was trained with, keeps the second moments of a matrix as those of its
+    rows and columns. Its third decay is 0.9999 unless ``betas`` has three, and ``eps`` is AdamW's alone.
     """
 
     name: str = "adamw"
     lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, ...] = (0.9, 0.95)
     eps: float = 1e-8  # of AdamW
     weight_decay: float = 0.01
+
+
+def _came() -> type[torch.optim.Optimizer]:
+    try:
+        from pytorch_optimizer import CAME
+    except ImportError as error:
+        raise ValueError("optimizer 'came' needs pytorch_optimizer: pip install 'sana-wm[came]'") from error
+    return CAME
 
 
 class Optimizer:
@@ -28,8 +39,11 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, config: OptimizerConfig):
         params = [p for p in model.parameters() if p.requires_grad]
+        betas = tuple(config.betas)
+        if len(betas) != 2 and (config.name != "came" or len(betas) != 3):
+            raise ValueError(f"betas={list(betas)} of {config.name!r}: expected two, of 'came' two or three")
         adamw = {
-            "lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "weight_decay": config.weight_decay,
+            "lr": config.lr, "betas": betas, "eps": config.eps, "weight_decay": config.weight_decay,
             "fused": True,
         }  # fmt: skip
         if config.name == "adamw":
@@ -43,8 +57,11 @@ class Optimizer:
                 matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
             )
             self.parts = [muon, torch.optim.AdamW([p for p in params if id(p) not in chosen], **adamw)]
+        elif config.name == "came":
+            betas = betas if len(betas) == 3 else (*betas, 0.9999)
+            self.parts = [_came()(params, lr=config.lr, betas=betas, weight_decay=config.weight_decay)]
         else:
-            raise ValueError(f"optimizer {config.name!r}: expected 'adamw' or 'muon'")
+            raise ValueError(f"optimizer {config.name!r}: expected 'adamw', 'muon' or 'came'")
         self.lr = config.lr
 
     def scale_lr(self, factor: float) -> None:

@@ -17,14 +17,16 @@ def step(model, optimizer, seed):
     optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "came"])
 def test_a_restored_optimizer_goes_on_as_the_original(name):
     if name == "muon" and not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
+    if name == "came":
+        pytest.importorskip("pytorch_optimizer")
     config = OptimizerConfig(name, lr=0.01)
     model = network()
     optimizer = Optimizer(model, config)
-    assert len(optimizer.parts) == (1 if name == "adamw" else 2)
+    assert len(optimizer.parts) == (2 if name == "muon" else 1)
     step(model, optimizer, 1)
     saved = {key: value.clone() for key, value in optimizer.tensors().items()}
     twin = network()
@@ -52,5 +54,29 @@ def test_frozen_parameters_are_left_out():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="optimizer 'sgd': expected 'adamw' or 'muon'"):
+    with pytest.raises(ValueError, match="optimizer 'sgd': expected 'adamw', 'muon' or 'came'"):
         Optimizer(network(), OptimizerConfig("sgd"))
+
+
+def test_came_finds_the_least_squares_and_keeps_rows_and_columns():
+    pytest.importorskip("pytorch_optimizer")
+    torch.manual_seed(0)
+    x, wanted = torch.randn(64, 7), torch.randn(7, 5)
+    model = nn.Linear(7, 5, bias=False)
+    optimizer, errors = Optimizer(model, OptimizerConfig("came", lr=0.03, betas=(0.9, 0.99), weight_decay=0.0)), []
+    for step in range(150):
+        optimizer.scale_lr(1 - step / 150)
+        optimizer.zero_grad()
+        error = (model(x) - x @ wanted).pow(2).mean()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 1e-3 * errors[0]
+    kept = {name.split(".")[-1]: value.numel() for name, value in optimizer.tensors().items() if value.ndim}
+    assert kept["exp_avg_sq_row"] == 5 and kept["exp_avg_sq_col"] == 7 and kept["exp_avg"] == 35
+
+
+def test_betas_are_counted():
+    for name, betas in (("adamw", (0.9, 0.99, 0.999)), ("came", (0.9,))):
+        with pytest.raises(ValueError, match="expected two, of 'came' two or three"):
+            Optimizer(network(), OptimizerConfig(name, betas=betas))
