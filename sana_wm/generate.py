@@ -58,6 +58,8 @@ def _run_images(cfg: DictConfig, console: Console | None) -> str:
     from sana_wm.generation.image_job import generate_images
 
     made = generate_images(settings, console)
+    if settings.plan:
+        return f"nothing was made: expected peak {made.peak / 1e9:.2f} GB"
     first, last = made.paths[0], made.paths[-1]
     name = str(first) if first == last else f"{len(made.paths)} pictures, {first} to {last.name}"
     return f"{name}: {made.seconds:.1f} s, reading weights included, peak {made.memory} {made.peak / 1e9:.2f} GB"

@@ -1,10 +1,14 @@
 """How a job ends when something is wrong: one line that says what to do, in place of a traceback."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from omegaconf.errors import MissingMandatoryValue
+
+# torchao tells at its import which kernels of GPUs it lacks, and diffusers imports it wherever it is installed.
+_TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao")
 
 
 @contextmanager
@@ -14,6 +18,8 @@ def plain_errors(resume: str) -> Iterator[None]:
     Only errors whose message is written for people are caught (settings, datasets, worlds, files); a bug keeps its
     traceback.
     """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -55,7 +55,7 @@ def test_commands_compose(job, overrides):
         overrides, name = quoted_arguments(overrides), job_of(model) if model else name
     if job == "train":  # data= may be a dataset, and init= chooses another configuration
         overrides = arguments(overrides)
-        name = "finetune" if "--config-name=finetune" in overrides else name
+        name = next((given.partition("=")[2] for given in overrides if given.startswith("--config-name=")), name)
         overrides = [override for override in overrides if not override.startswith("--")]
     with initialize_config_module(module, version_base="1.3"):
         config = compose(config_name=name, overrides=overrides)  # raises for a group, option or key that is not there

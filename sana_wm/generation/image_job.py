@@ -22,13 +22,16 @@ from sana_wm.generation.image_release import (
     load_text_encoder,
     locate_image_release,
     named_sampling,
+    networks_of,
     sampling_of,
 )
 from sana_wm.generation.image_settings import DTYPES, ImageSettings, Lane
-from sana_wm.generation.memory import is_out_of_memory, peak_memory, release_memory, reset_peak
+from sana_wm.generation.memory import GB, is_out_of_memory, peak_memory, release_memory, reset_peak
+from sana_wm.generation.memory_plan import Asked, changes_that_help, plan_memory
 from sana_wm.generation.progress import Phases
 from sana_wm.models.dc_ae import DCAE
 from sana_wm.models.prompt_encoder import prepare_prompt, read_instruction
+from sana_wm.models.quantised import torchao_primitives
 from sana_wm.models.transformer import SanaTransformer
 
 
@@ -46,7 +49,8 @@ def generate_images(settings: ImageSettings, console: Console | None = None) -> 
     """Make the pictures that the settings ask for; each is written as soon as it is decoded.
 
     Text encoder, transformer and autoencoder take turns, each let go of before the next is read, so that memory holds
-    one of them at a time; decoding begins when all pictures are denoised.
+    one of them at a time; decoding begins when all pictures are denoised. How much memory that will take is told first;
+    with ``plan`` nothing else is done.
 
     Args:
         console: for progress; None: stderr.
@@ -61,6 +65,10 @@ def generate_images(settings: ImageSettings, console: Console | None = None) -> 
     job, written = _Job(settings), []
     try:
         with Phases(console) as job.phases:
+            for line in job.plan_lines():
+                job.phases.note(line)
+            if settings.plan:
+                return Result([], time.monotonic() - began, job.plan.peak, "expected memory")
             texts = job.texts()
             for path in job.pictures(texts):
                 written.append(path)
@@ -96,13 +104,43 @@ class _Job:
         self.dtype = DTYPES.get(settings.dtype)
         if self.dtype is None:
             self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.cell = compression_of(self.folder / "vae")
+        self.size, self.inside = self._sizes()
+        guided = self.sampling.sampler != "scm" and self.sampling.guidance != 1
+        self.networks = networks_of(self.folder)
+        self.asked = Asked(
+            tuple(side // self.cell for side in self.inside), 1, min(settings.batch, len(self.lanes)), guided,
+            self.dtype, settings.kind("quantise"), settings.kind("quantise_text"), settings.tile,
+        )  # fmt: skip
+        self.plan = plan_memory(self.networks, self.asked, self.device)
+        if "int" in settings.quantise + settings.quantise_text:
+            torchao_primitives()  # that it is not installed is told before anything is read
         given = settings.instruction
         self.instruction = instruction_of(self.sampling) if given is None else read_instruction(given)
+
+    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of a picture as asked for, and as it is made, in pixels."""
+        pipeline = ImagePipeline(None, None, None, self.sampling, base_of(self.folder), compression=self.cell)
+        size = pipeline.asked(self.settings.height, self.settings.width)
+        return size, pipeline.inside(*size)
+
+    def plan_lines(self) -> list[str]:
+        """The plan, and where it does not fit what to change."""
+        lines = self.plan.lines()
+        if not self.plan.fits:
+            lines.append("it does not fit. Add, in this order, until it does:")
+            changes = changes_that_help(self.networks, self.asked, self.device, self.plan)
+            lines += [f"  {change}: expected peak {peak / GB:.2f} GB" for change, peak in changes]
+            if not changes:
+                lines.append("  nothing that can be set helps: a smaller member, or a machine with more memory")
+        return lines
 
     def texts(self) -> Texts:
         s = self.settings
         with self.phases.phase("load text encoder"):
-            encoder = load_text_encoder(self.folder, self.instruction, self.dtype, s.cache, self.device)
+            encoder = load_text_encoder(
+                self.folder, self.instruction, self.dtype, s.cache, self.device, s.kind("quantise_text")
+            )
         wanted = dict.fromkeys((prepare_prompt(lane.prompt, s.lowercase), True) for lane in self.lanes)
         if self.sampling.sampler != "scm" and self.sampling.guidance != 1:
             wanted[prepare_prompt(s.negative_prompt, s.lowercase), False] = None
@@ -118,8 +156,8 @@ class _Job:
 
     def pictures(self, texts: Texts) -> Iterator[Path]:
         pipeline = self._pipeline(texts)
-        size = pipeline.asked(self.settings.height, self.settings.width)
-        latents = self._latents(pipeline, pipeline.inside(*size))
+        size = self.size
+        latents = self._latents(pipeline, self.inside)
         release_memory()
         pipeline.dcae = self._autoencoder()
         with self.phases.phase("decode", len(self.lanes)) as tell:
@@ -138,9 +176,11 @@ class _Job:
             pipeline.dcae = None
             release_memory()
         with self.phases.phase("load transformer"):
-            transformer = SanaTransformer.from_pretrained(self.folder / "transformer", dtype=self.dtype)
+            how = {"dtype": self.dtype, "quantise": s.kind("quantise")}
+            transformer = SanaTransformer.from_pretrained(self.folder / "transformer", **how)
             pipeline.transformer = transformer.requires_grad_(False).eval().to(self.device)
             del transformer
+        release_memory()
         made = []
         how = {"negative": s.negative_prompt, "picture": picture, "strength": s.strength}
         for start in range(0, len(lanes), s.batch):
@@ -164,8 +204,7 @@ class _Job:
             features, masks = zip(*(texts[text, instruct] for text in prompts), strict=True)
             return torch.stack(features), torch.stack(masks)
 
-        cell = compression_of(self.folder / "vae")
-        how = {"tile": self.settings.tile, "lowercase": self.settings.lowercase, "compression": cell}
+        how = {"tile": self.settings.tile, "lowercase": self.settings.lowercase, "compression": self.cell}
         return ImagePipeline(None, None, known, self.sampling, base_of(self.folder), **how)
 
     def _about(self, lane: Lane, size: tuple[int, int]) -> dict[str, Any]:
@@ -174,16 +213,22 @@ class _Job:
         about = {"model": s.model, "prompt": lane.prompt, "negative_prompt": s.negative_prompt, "seed": lane.seed}
         about |= {"height": size[0], "width": size[1], "lowercase": s.lowercase} | asdict(self.sampling)
         about |= {"instruction": self.instruction, "dtype": str(self.dtype).removeprefix("torch.")}
+        about |= {name: kind for name in ("quantise", "quantise_text") if (kind := s.kind(name)) is not None}
         if s.picture is not None:
             about |= {"picture": str(s.picture), "strength": s.strength}
         return about
 
     def memory_advice(self) -> str:
+        s = self.settings
+        smaller = {None: "int8, or int4", "int8": "int4"}
         advice = {
-            "batch=1": self.settings.batch > 1,
+            "batch=1": s.batch > 1,
             "dtype=bfloat16": self.dtype == torch.float32,
-            "tile=1024, to decode in tiles": self.settings.tile is None,
+            "tile=512, to decode in small tiles": s.tile is None or s.tile > 512,
+            f"quantise_text={smaller.get(s.kind('quantise_text'))}": s.quantise_text != "int4",
+            f"quantise={smaller.get(s.kind('quantise'))}": s.quantise != "int4",
             "a smaller height and width": True,
         }
         listed = ", ".join(line for line, helps in advice.items() if helps)
-        return f"out of memory on {self.device} at {self.phases.current!r}. Try, in this order: {listed}"
+        expected = f"expected was a peak of {self.plan.peak / GB:.2f} GB"
+        return f"out of memory on {self.device} at {self.phases.current!r} ({expected}). Try, in this order: {listed}"

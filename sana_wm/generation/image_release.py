@@ -11,10 +11,14 @@ import torch
 
 from sana_wm.generation.image_names import RELEASES
 from sana_wm.generation.image_sampling import SAMPLING, Sampling
-from sana_wm.models.dc_ae_config import DCAEConfig
+from sana_wm.generation.memory_plan import Networks
+from sana_wm.models.dc_ae_config import DCAEConfig, dcae_preset
+from sana_wm.models.dc_ae_pretrained import config_from
+from sana_wm.models.pretrained import read_config
 from sana_wm.models.prompt_cache import PromptCache
 from sana_wm.models.prompt_encoder import PromptEncoder, instruction
-from sana_wm.models.weight_files import variants_beside_plain
+from sana_wm.models.weight_files import variants_beside_plain, weight_files
+from sana_wm.models.weight_groups import WeightFiles
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -124,19 +128,35 @@ def instruction_of(sampling: Sampling) -> str:
     return instruction("sprint" if sampling.sampler == "scm" else "image")
 
 
+def networks_of(folder: Path) -> Networks:
+    """What a release is made of, from its configurations and the headers of its files: no tensor is read.
+
+    Raises:
+        ValueError: parts whose configuration cannot be told.
+    """
+    config, saved_as = read_config(folder / "transformer")
+    text = WeightFiles(weight_files(folder / "text_encoder")).shapes
+    file = folder / "vae" / "config.json"
+    autoencoder = config_from(json.loads(file.read_text()) if file.is_file() else None, folder / "vae")
+    shapes = {name: tuple(tensor.shape) for name, tensor in text.items() if not name.startswith("lm_head.")}
+    return Networks(config, shapes, autoencoder or dcae_preset("f32c32-sana-1.1"), saved_as)
+
+
 def load_text_encoder(
     folder: Path,
     prefix: str,
     dtype: torch.dtype,
     cache: Path | None = None,
     device: torch.device | str = "cpu",
+    quantise: str | None = None,
 ) -> PromptEncoder | PromptCache:
     """The encoder of a release on ``device``, behind a cache on disk if ``cache`` is given.
 
     Args:
-        prefix: what stands before prompts, such as :func:`instruction_of`.
+        prefix: what stands before prompts, such as :func:`instruction_of`. quantise: "int8", "int4", or None.
     """
     parts = folder / "text_encoder", folder / "tokenizer"
+    how = {"prefix": prefix, "quantise": quantise}
     if cache is not None:
-        return PromptCache.from_pretrained(cache, *parts, dtype, prefix=prefix, device=device)
-    return PromptEncoder.from_pretrained(*parts, dtype, prefix=prefix).to(device)
+        return PromptCache.from_pretrained(cache, *parts, dtype, device=device, **how)
+    return PromptEncoder.from_pretrained(*parts, dtype, **how).to(device)

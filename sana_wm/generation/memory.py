@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import sys
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 WORKING = 12e9  # bytes that 161 frames of 704 x 1280 and their guidance take beside the weights, roughly
 GB = 1e9
+
+
+# Of glibc: pages of the heap that are free go back to the system. Without it what was freed, such as tensors below its
+# threshold of 32 MB, stays with the process, and the next network comes on top of it.
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 class Offload:
@@ -47,6 +53,8 @@ class Offload:
 def release_memory() -> None:
     """Give what nothing refers to any more back to the system."""
     gc.collect()
+    if _trim is not None:
+        _trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -87,6 +87,25 @@ def to_diffusers(config: DCAEConfig) -> dict:
     return {"_class_name": "AutoencoderDC"} | {theirs: values[ours] for theirs, ours in SETTINGS.items()}
 
 
+def config_from(settings: dict | None, where: Path) -> DCAEConfig | None:
+    """What a config.json says, ours or diffusers'; None: it says nothing of an autoencoder.
+
+    Raises:
+        ValueError: it is that of another kind of autoencoder.
+    """
+    if settings is None:
+        return None
+    if settings.get("format") == FORMAT:
+        return DCAEConfig.from_dict({name: value for name, value in settings.items() if name != "format"})
+    if settings.get("model_name"):
+        return dcae_preset(settings["model_name"])
+    if not set(settings) & (set(SETTINGS) | {"_class_name"}):
+        return None
+    if (kind := settings.get("_class_name", "AutoencoderDC")) != "AutoencoderDC":
+        raise ValueError(f"{where} holds a {kind}, expected an AutoencoderDC")
+    return from_diffusers(settings)
+
+
 def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None, changes: dict):
     """Build an autoencoder with ``build(config)`` and fill it; see :meth:`DCAE.from_pretrained`."""
     path = Path(path)
@@ -101,14 +120,8 @@ def load(build, path: str | Path, preset: str | None, dtype: torch.dtype | None,
     mit = is_mit(tensors)
     if preset is not None:
         config = dcae_preset(preset)
-    elif settings is not None and settings.get("format") == FORMAT:
-        config = DCAEConfig.from_dict({name: value for name, value in settings.items() if name != "format"})
-    elif settings is not None and settings.get("model_name"):
-        config = dcae_preset(settings["model_name"])
-    elif settings is not None and set(settings) & (set(SETTINGS) | {"_class_name"}):
-        if (kind := settings.get("_class_name", "AutoencoderDC")) != "AutoencoderDC":
-            raise ValueError(f"{where} holds a {kind}, expected an AutoencoderDC")
-        config = from_diffusers(settings)
+    elif (told := config_from(settings, where)) is not None:
+        config = told
     elif mit:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         config = config_from_mit(shapes, str(where), changes.get("head_dim"))

@@ -74,15 +74,16 @@ class PromptCache:
         max_tokens: int = MAX_TOKENS,
         device: torch.device | str = "cpu",
         max_bytes: int = 2_000_000_000,
+        quantise: str | None = None,
     ) -> PromptCache:
         """In front of :meth:`PromptEncoder.from_pretrained`, which takes the same; ``device`` is where it computes."""
 
         def load() -> PromptEncoder:
-            how = {"prefix": prefix, "max_tokens": max_tokens}
+            how = {"prefix": prefix, "max_tokens": max_tokens, "quantise": quantise}
             return PromptEncoder.from_pretrained(model, tokenizer, dtype, **how).to(device)
 
         sources = [model] if tokenizer is None else [model, tokenizer]
-        identity = f"{files_identity(*sources)} {dtype}"
+        identity = f"{files_identity(*sources)} {dtype}" + (f" {quantise}" if quantise else "")
         return cls(folder, load, identity, prefix, max_tokens, max_bytes)
 
     def __call__(self, prompts: Sequence[str], instruct: bool = True) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sana_wm.models.quantised import check_kind
+from sana_wm.models.quantised_text import load_quantised_text
+
 MAX_TOKENS = 300
 
 
@@ -89,13 +92,23 @@ class PromptEncoder(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, tokenizer: str | Path | None = None, dtype: torch.dtype | None = None, **settings
+        cls,
+        model: str | Path,
+        tokenizer: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        quantise: str | None = None,
+        **settings,
     ) -> PromptEncoder:
         """Read the folders that transformers saved; without ``tokenizer`` it lies beside the model's weights.
+
+        Args:
+            quantise: "int8" or "int4", see :func:`sana_wm.models.quantised_text.load_quantised_text`.
 
         Raises:
             ValueError: a folder that does not hold them (or holds pickles only); dtype float16.
         """
+        check_kind(quantise)
         if dtype == torch.float16:
             raise ValueError(
                 "Gemma-2's hidden states leave the range of float16: give dtype torch.bfloat16 or torch.float32"
@@ -114,9 +127,12 @@ class PromptEncoder(nn.Module):
         if not (tokenizer / "tokenizer.json").is_file() and not (tokenizer / "tokenizer.model").is_file():
             raise ValueError(f"{tokenizer}: expected the tokenizer.json (or tokenizer.model) of the text encoder")
         config = AutoConfig.from_pretrained(model, local_files_only=True)
-        network = AutoModel.from_pretrained(
-            model, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        if quantise is not None:
+            network = load_quantised_text(model, config, dtype, quantise)
+        else:
+            network = AutoModel.from_pretrained(
+                model, config=config, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
         return cls(network, AutoTokenizer.from_pretrained(tokenizer, local_files_only=True), **settings)
 
     @property

@@ -76,7 +76,13 @@ class SanaTransformer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, preset: str | None = None, dtype: torch.dtype | None = None, **changes
+        cls,
+        path: str | Path,
+        *,
+        preset: str | None = None,
+        dtype: torch.dtype | None = None,
+        quantise: str | None = None,
+        **changes,
     ) -> "SanaTransformer":
         """Read a folder of :meth:`save_pretrained`, one that diffusers saved, or NVlabs' weights; safetensors only.
 
@@ -84,6 +90,8 @@ class SanaTransformer(nn.Module):
             path: a folder (config.json and one or several .safetensors) or one .safetensors file.
             preset: a member of :data:`sana_wm.models.presets.PRESETS` whose modes (all but the sizes) to run with.
             dtype: of the parameters; None: as saved.
+            quantise: "int8" or "int4": linear maps of the blocks in 8 or 4 bits, each rounded when it is read, so that
+                memory never holds them in full (:mod:`sana_wm.models.quantised`).
             changes: values of the configuration to set, such as ``grid=(22, 40)`` or ``window=3``: published files do
                 not hold the grid, and leave the named choices of the spec open. ``action_dim=N`` on a checkpoint
                 without actions adds them, silent until trained.
@@ -91,7 +99,7 @@ class SanaTransformer(nn.Module):
         Raises:
             ValueError: a pickle; tensors that are missing, extra or of another shape, by name; unknown settings.
         """
-        return pretrained.load(cls, path, preset, dtype, changes)
+        return pretrained.load(cls, path, preset, dtype, changes, quantise)
 
     def save_pretrained(self, folder: str | Path, *, layout: str = "sana_wm", max_shard_size: str = "5GB") -> None:
         """Write config.json and safetensors; ``layout="diffusers"`` for what diffusers' class of the member reads.

@@ -1,0 +1,157 @@
+"""Little memory on the whole way: quantised networks, the plan that is told first, and 4096 pixels in tiles."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from sana_wm.generation import image_job, memory_plan
+from sana_wm.generation.image_file import read_settings
+from sana_wm.generation.image_job import generate_images
+from sana_wm.generation.image_release import networks_of
+from sana_wm.generation.image_settings import ImageSettings
+from sana_wm.generation.memory_plan import Networks, gemma2_2b
+from sana_wm.models.dc_ae import DCAE_PRESETS, Decoder
+from sana_wm.models.presets import preset
+from sana_wm.models.quantised import kind_of
+from sana_wm.models.transformer import SanaTransformer
+from tests.generation.tiny_image import diffusers_transformer, tiny_image_release
+
+pytest.importorskip("diffusers")
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def sana(tmp_path_factory):
+    return tiny_image_release(tmp_path_factory.mktemp("sana"))
+
+
+def settings(release, out, **changes):
+    given = {"prompt": "a cat", "height": 64, "width": 96, "steps": 2, "device": "cpu"}
+    return ImageSettings(str(release), out=out, **given | changes)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(float)
+
+
+# --- quantised -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "most"), [("int8", 3), ("int4", 40)])
+def test_pictures_of_quantised_networks_look_alike(sana, tmp_path, monkeypatch, kind, most):
+    pytest.importorskip("torchao")
+    (full,) = generate_images(settings(sana, tmp_path / "full.png"), QUIET).paths
+    seen = []
+    for owner, name in ((image_job, "SanaTransformer"), (image_job, "load_text_encoder")):
+        build = getattr(owner, name)
+
+        def noted(*args, build=build, **how):
+            made = build(*args, **how)
+            seen.append(kind_of(made))
+            return made
+
+        if name == "SanaTransformer":
+            build = build.from_pretrained
+            monkeypatch.setattr(
+                SanaTransformer, "from_pretrained", lambda *a, noted=noted, b=build, **h: noted(*a, build=b, **h)
+            )
+        else:
+            monkeypatch.setattr(owner, name, noted)
+    both = {"quantise": kind, "quantise_text": kind}
+    (small,) = generate_images(settings(sana, tmp_path / "small.png", **both), QUIET).paths
+    assert seen == [kind, kind]
+    assert 0 < np.abs(pixels(full) - pixels(small)).mean() < most
+    assert {name: read_settings(small)[name] for name in both} == both and "quantise" not in read_settings(full)
+
+
+@pytest.mark.parametrize("name", ["quantise", "quantise_text"])
+def test_kinds_that_there_are_not_are_refused(sana, tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name}=int3: expected one of none, int8, int4"):
+        settings(sana, tmp_path, **{name: "int3"})
+    assert settings(sana, tmp_path, **{name: None}).kind(name) is None
+    with pytest.raises(ValueError, match="plan=1"):
+        settings(sana, tmp_path, plan=1)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def told(given):
+    text = io.StringIO()
+    made = generate_images(given, Console(file=text, width=200))
+    return made, text.getvalue()
+
+
+def test_a_plan_reads_no_weights_and_writes_nothing(sana, tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("weights were read")
+
+    for name in ("load_text_encoder", "SanaTransformer", "DCAE"):
+        monkeypatch.setattr(image_job, name, read)
+    made, text = told(settings(sana, tmp_path / "out", plan=True))
+    assert made.paths == [] and not (tmp_path / "out").exists() and made.memory == "expected memory"
+    assert re.findall(r"^(\S.*?) +weights", text, re.MULTILINE) == ["text encoder", "transformer", "autoencoder"]
+    assert f"expected peak {made.peak / 1e9:.2f} GB; available on cpu" in text and "does not fit" not in text
+
+
+def test_the_plan_comes_before_the_work_and_names_what_to_change(sana, tmp_path, monkeypatch):
+    _, text = told(settings(sana, tmp_path / "a.png"))
+    assert text.index("expected peak") < text.index("load text encoder")
+    published = Networks(preset("sana-600m", depth=2), gemma2_2b(), DCAE_PRESETS["f32c32-sana-1.1"])
+    monkeypatch.setattr(image_job, "networks_of", lambda folder: published)
+    for available, expected in ((6e9, "dtype=bfloat16"), (3e9, "quantise_text=int4")):
+        monkeypatch.setattr(memory_plan, "available_memory", lambda device, bytes=available: int(bytes))
+        _, text = told(settings(sana, tmp_path / "b.png", plan=True))
+        assert "it does not fit" in text
+        assert re.findall(r"^  (\S+): expected peak \d+\.\d\d GB$", text, re.MULTILINE) == [expected], text
+    monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
+    monkeypatch.setattr(image_job, "changes_that_help", lambda *_: [])
+    assert "a machine with more memory" in told(settings(sana, tmp_path / "b.png", plan=True))[1]
+
+
+def test_a_release_is_known_from_headers_alone(sana):
+    networks = networks_of(sana)
+    assert networks.transformer.width == 16 and networks.autoencoder.compression == 32 and networks.saved_as is None
+    assert networks.text["layers.0.self_attn.q_proj.weight"] == (8, networks.transformer.text_dim)
+
+
+def test_want_of_memory_says_what_was_expected_and_what_helps(sana, tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(image_job, "write_png", full)
+    with pytest.raises(ValueError, match=r"expected was a peak of \d.*quantise=int8, or int4"):
+        generate_images(settings(sana, tmp_path), QUIET)
+
+
+# --- 4096 pixels -----------------------------------------------------------------------------------------------------
+
+
+def test_4096_pixels_are_decoded_in_tiles(tmp_path, monkeypatch):
+    """The whole way of the 4K member: its positions and its shift, 128 x 128 latents, 25 tiles, one picture."""
+    release = tiny_image_release(tmp_path / "release")
+    large = diffusers_transformer(sample_size=128, interpolation_scale=2.0, num_layers=1)
+    large.save_pretrained(release / "transformer")
+    tiles, forward = [], Decoder.forward
+
+    def decode(self, latents):
+        tiles.append(tuple(latents.shape[2:]))
+        return forward(self, latents)
+
+    monkeypatch.setattr(Decoder, "forward", decode)
+    given = ImageSettings(
+        str(release), prompt="a cat", size=4096, steps=1, guidance=1.0, device="cpu", out=tmp_path / "a.png"
+    )
+    (path,) = generate_images(given, QUIET).paths
+    about = read_settings(path)
+    assert (about["height"], about["width"], about["shift"]) == (4096, 4096, 6.0)
+    last = [(32, 16)], [(16, 32)] * 4 + [(16, 16)]
+    assert tiles == ([(32, 32)] * 4 + last[0]) * 4 + last[1]
+    with Image.open(path) as picture:
+        assert picture.size == (4096, 4096)
+        corners = np.asarray(picture)[[0, -1]][:, [0, -1]].astype(float)
+    assert corners.std() > 0  # no tile was left out
