@@ -9,7 +9,7 @@ from pathlib import Path
 from sana_wm.generation.aspect import video_base_of_grid
 from sana_wm.generation.clip_names import RELEASES, preset_of
 from sana_wm.generation.clip_sampling import SAMPLING, ClipSampling
-from sana_wm.generation.image_release import PARTS, locate_image_release
+from sana_wm.generation.image_release import locate_parts
 from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO
 from sana_wm.models.pretrained import FORMAT
 
@@ -20,17 +20,7 @@ def locate_clip_release(model: str) -> Path:
     Raises:
         ValueError: neither, or a folder that lacks parts.
     """
-    folder, repo = Path(model), RELEASES.get(model, model)
-    if folder.is_dir():
-        if lost := [part for part in PARTS if not (folder / part).is_dir()]:
-            raise ValueError(
-                f"{folder} lacks {', '.join(f'{part}/' for part in lost)} of a video release; expected the folders "
-                f"{', '.join(PARTS)} as diffusers saves them"
-            )
-        return folder
-    if repo.count("/") != 1 or repo.startswith((".", "/")):
-        raise ValueError(f"{model!r} is neither a folder nor a hub repository; known names: {', '.join(RELEASES)}")
-    return locate_image_release(repo)  # which fetches any repository of these folders
+    return locate_parts(model, RELEASES, "a video release")
 
 
 def named_preset(model: str) -> str | None:

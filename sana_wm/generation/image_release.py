@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from sana_wm.generation.image_sampling import SAMPLING, Sampling
 from sana_wm.generation.memory_plan import Networks
 from sana_wm.models.dc_ae_config import DCAEConfig, dcae_preset
 from sana_wm.models.dc_ae_pretrained import config_from
+from sana_wm.models.hub import check_repo, fetch
 from sana_wm.models.pretrained import read_config
 from sana_wm.models.prompt_cache import PromptCache
 from sana_wm.models.prompt_encoder import PromptEncoder, instruction
-from sana_wm.models.weight_files import variants_beside_plain, weight_files
+from sana_wm.models.weight_files import weight_files
 from sana_wm.models.weight_groups import WeightFiles
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -30,37 +30,25 @@ def locate_image_release(model: str) -> Path:
     Raises:
         ValueError: neither, or a folder that lacks parts.
     """
-    folder = Path(model)
+    return locate_parts(model, RELEASES, "an image release")
+
+
+def locate_parts(model: str, releases: Mapping[str, str], what: str) -> Path:
+    """A folder, or the repository of a name or of itself, with the parts that diffusers saves of a pipeline.
+
+    Raises:
+        ValueError: neither, or one that lacks parts of ``what``.
+    """
+    folder, repo = Path(model), releases.get(model, model)
     if not folder.is_dir():
-        folder = _fetched(model)
+        check_repo(model, repo, releases)
+        folder = fetch(model, repo)
     if lost := [part for part in PARTS if not (folder / part).is_dir()]:
         raise ValueError(
-            f"{folder} lacks {', '.join(f'{part}/' for part in lost)} of an image release; expected the folders "
+            f"{folder} lacks {', '.join(f'{part}/' for part in lost)} of {what}; expected the folders "
             f"{', '.join(PARTS)} as diffusers saves them"
         )
     return folder
-
-
-def _fetched(model: str) -> Path:
-    repo = RELEASES.get(model, model)
-    if repo.count("/") != 1 or repo.startswith((".", "/")):
-        raise ValueError(f"{model!r} is neither a folder nor a hub repository; known names: {', '.join(RELEASES)}")
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        listed = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or ()]
-    except Exception:  # without a network; what the hub's cache holds is still found below
-        listed = []
-    ignored = [*PICKLES, *map(glob.escape, variants_beside_plain(listed))]
-    try:
-        return Path(snapshot_download(repo, ignore_patterns=ignored))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{model!r} is not a folder here and {repo} could not be fetched from the hub ({reason}). Where there is a "
-            f"network, `hf download {repo} --local-dir <folder>` fetches it; then give model=<folder>"
-        ) from error
 
 
 def named_sampling(model: str) -> Sampling | None:

@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from sana_wm.models.hub import check_repo, fetch
+
 # Hub repositories of the published releases.
 RELEASES = {
     "sana-wm": "Efficient-Large-Model/SANA-WM_bidirectional-diffusers",
@@ -88,22 +90,14 @@ def _root(name_dir_or_repo: str | os.PathLike, given: dict[str, Path]) -> Path:
         return path
     name = str(name_dir_or_repo)
     repo = RELEASES.get(name, name)
-    known = f"known names: {', '.join(RELEASES)}"
-    if repo.count("/") != 1 or repo.startswith((".", "/")):
-        raise ValueError(f"{name!r} is neither a folder nor a hub repository; {known}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    check_repo(name, repo, RELEASES)
     try:
-        return Path(snapshot_download(repo, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.ckpt"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        return fetch(name, repo)
+    except ValueError as error:
         places = "\n".join(f"  <folder>/{component}: {what}" for component, what in NEEDS.items())
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{name!r} is not a folder here and {repo} could not be fetched from the hub ({reason}). Where there is a "
-            f"network, `hf download {repo} --local-dir <folder>` fetches it; then give model=<folder>. It holds:\n"
-            f"{places}\nThe text encoder is not needed where prompts are encoded already, the refiner only with "
-            f"refine=true; {known}"
+            f"{error}. It holds:\n{places}\nThe text encoder is not needed where prompts are encoded already, the "
+            f"refiner only with refine=true; known names: {', '.join(RELEASES)}"
         ) from error
 
 

@@ -55,6 +55,7 @@ def test_without_network_the_error_says_what_is_needed_where(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
     with pytest.raises(ValueError) as error:
         locate_release("sana-wm")
     for words in ("hf download Efficient-Large-Model/SANA-WM_bidirectional-diffusers", "<folder>/vae", "Gemma-2-2b-it"):

@@ -1,0 +1,43 @@
+"""Repositories of the hub, without what is never read: pickles, and variants that lie beside plain weights."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+
+from sana_wm.models.weight_files import variants_beside_plain
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def check_repo(name: str, repo: str, known: object) -> None:
+    """Raise ValueError unless ``repo`` can be that of a hub; ``name`` is what was asked for, ``known`` are names."""
+    if repo.count("/") != 1 or repo.startswith((".", "/")):
+        raise ValueError(f"{name!r} is neither a folder nor a hub repository; known names: {', '.join(known)}")
+
+
+def fetch(name: str, repo: str) -> Path:
+    """The folder of a repository in the hub's cache, after fetching what is not there yet.
+
+    Args:
+        name: what was asked for, for the error.
+
+    Raises:
+        ValueError: it could not be fetched, with what to do.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        listed = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or ()]
+    except Exception:  # without a network; what the hub's cache holds is still found below
+        listed = []
+    ignored = [*PICKLES, *map(glob.escape, variants_beside_plain(listed))]
+    try:
+        return Path(snapshot_download(repo, ignore_patterns=ignored))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{name!r} is not a folder here and {repo} could not be fetched from the hub ({reason}). Where there is a "
+            f"network, `hf download {repo} --local-dir <folder>` fetches it; then give model=<folder>"
+        ) from error
