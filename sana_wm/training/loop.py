@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,11 @@ def lr_factor(config: LoopConfig, step: int, progress: float) -> float:
     return min(1.0, (step + 1) / max(config.warmup, 1)) * cosine
 
 
+def _place(turn: int) -> str:
+    """Where a checkpoint holds the optimizer of a player."""
+    return f"optimizer{turn or ''}"
+
+
 def run_stage(
     name: str,
     model: nn.Module,
@@ -98,6 +103,7 @@ def run_stage(
     folder: Path,
     log: RunLog,
     validate: Callable[[nn.Module], dict] | None = None,
+    players: Sequence[nn.Module] | None = None,
 ) -> nn.Module:
     """Train ``model`` in place and return it with its EMA weights, frozen.
 
@@ -106,11 +112,14 @@ def run_stage(
             resumed run sees the batches it would have seen.
         folder: holds ``<name>.safetensors``; a finished stage is only loaded.
         validate: called with the EMA weights in place -> scalars to log.
+        players: parts of ``model`` that are trained in turns, step by step, each with an optimizer of its own; the
+            loss of a step is that of the part whose turn it is, ``step % len(players)``. None: all of it at every step.
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
     path = folder / f"{name}.safetensors"
-    optimizer = Optimizer(model, config.optimizer)
+    players = [model] if players is None else players
+    optimizers = [Optimizer(player, config.optimizer) for player in players]
     ema, step, spent, done = Ema(model, config.ema), 0, 0.0, False
     if path.exists():
         tensors, meta = load_checkpoint(path)
@@ -121,12 +130,13 @@ def run_stage(
             ema.copy_to(model)
             log.console.print(f"{name} was trained before ({step:,} steps): taken from {path}", highlight=False)
             return model.eval().requires_grad_(False)
-        optimizer.load(under("optimizer", tensors))
+        for turn, optimizer in enumerate(optimizers):
+            optimizer.load(under(_place(turn), tensors))
 
     def save() -> None:
         tensors = prefixed("model", model.state_dict()) | prefixed("ema", ema.shadow)
-        if not done:
-            tensors |= prefixed("optimizer", optimizer.tensors())
+        for turn, optimizer in enumerate([] if done else optimizers):
+            tensors |= prefixed(_place(turn), optimizer.tensors())
         save_checkpoint(path, tensors, {"step": step, "updates": ema.updates, "seconds": spent, "done": done})
 
     def share_done() -> float:
@@ -154,11 +164,13 @@ def run_stage(
             while not done:
                 begin = time.monotonic()
                 progress = share_done()
+                turn = step % len(players)
+                optimizer = optimizers[turn]
                 optimizer.scale_lr(lr_factor(config, step, progress))
                 losses = loss_fn(step, progress)
                 optimizer.zero_grad()
                 losses["loss"].backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+                norm = nn.utils.clip_grad_norm_(players[turn].parameters(), config.clip)
                 if not torch.isfinite(norm):
                     save()
                     raise FloatingPointError(
@@ -172,6 +184,8 @@ def run_stage(
                 left = spent / step * (config.steps - step)
                 left = min(left, 60 * config.minutes - spent) if config.minutes else left
                 shown = {k: float(v.detach()) for k, v in losses.items()} | {"grad_norm": float(norm)}
+                if turn:  # the line shows the loss of the first
+                    shown = {k: v for k, v in shown.items() if k not in ("loss", "grad_norm")}
                 show(step, left, shown, share_done())
                 if spent - validated > config.validate_every or done:
                     validated = spent
