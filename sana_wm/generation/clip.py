@@ -204,7 +204,7 @@ class ClipPipeline:
         made: dict[tuple[str, ...], Conditions] = {}
 
         def conditions_of_block(start: int, stop: int) -> Conditions:
-            frame = self._frame_of(start)
+            frame = self.frame_of(start)
             told = tuple([text for begins, text in lane if begins <= frame][-1] for lane in scenes)
             if told not in made:
                 made.clear()  # a story may have many scenes, and each is read once
@@ -272,6 +272,6 @@ class ClipPipeline:
         c = self.transformer.config
         return c.in_channels, size[0] * c.patch_size // self.cell, size[1] * c.patch_size // self.cell
 
-    def _frame_of(self, latent: int) -> int:
+    def frame_of(self, latent: int) -> int:
         """The first frame of the video that a latent frame holds."""
         return max(0, (latent - 1) * self.stride + 1)

@@ -35,8 +35,12 @@ class ClipDecoder:
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Iterator[np.ndarray]:
         if not self.streams:
-            self.vae.vae.use_tiling = self.tiles  # not before: a picture is encoded in one piece
-            yield _shown(self.vae.pixels(latents), *self.size)
+            before, self.vae.vae.use_tiling = self.vae.vae.use_tiling, self.tiles
+            try:
+                pixels = self.vae.pixels(latents)
+            finally:
+                self.vae.vae.use_tiling = before  # a picture is encoded in one piece
+            yield _shown(pixels, *self.size)
             return
         for latent in latents.split(1, dim=2):
             pixels, self.tails = self.vae.stream_pixels(latent, self.tails)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,7 @@ class _Job:
         pipeline, vae = self.pipeline, self._autoencoder()
         vae.check_streams()
         transformer = self._transformer()
+        self._check_scenes(transformer.config.chunks(self.latent_frames))
         offload = choose_offload(self.settings.offload, self.device, [self.weights, self.folder / "vae"])
         pipeline.vae, pipeline.transformer = vae, transformer
         picture = None
@@ -208,6 +210,20 @@ class _Job:
             pictures = (part for latents in blocks for part in in_turn(vae, decode(latents)))
             with self.phases.phase(self._numbered("stream", lane), self.frames, self.frames) as tell:
                 self._write(lane, pictures, tell)
+
+    def _check_scenes(self, blocks: Sequence[int]) -> None:
+        """Raise ValueError for scenes of a script that no block reads: a block reads the one its first frame is in."""
+        starts = [0, *accumulate(blocks)][:-1]
+        frames, fps = [self.pipeline.frame_of(start) for start in starts], self.sampling.fps
+        for lane in self.lanes:
+            begins = [round(seconds * fps) for seconds, _ in lane.scenes]
+            read = {max(i for i, begin in enumerate(begins) if begin <= frame) for frame in frames}
+            if lost := [f"{seconds:g}" for i, (seconds, _) in enumerate(lane.scenes) if i not in read]:
+                listed = ", ".join(f"{frame / fps:.4g}" for frame in frames[:8]) + ", ..." * (len(frames) > 8)
+                raise ValueError(
+                    f"script={self.settings.script}: scenes at {', '.join(lost)} seconds would never be read, since "
+                    f"a prompt changes with a block, and blocks begin at {listed} seconds"
+                )
 
     def _write(self, lane: ClipLane, pictures: Iterable[np.ndarray], tell) -> None:
         self.video = Mp4Writer(lane.path, self.sampling.fps, lane.title, self._about(lane))

@@ -136,6 +136,8 @@ class ClipSettings:
             value = getattr(self, name)
             if value is not None and not (is_finite(value) and 0 < value < 1e6):
                 raise ValueError(f"{name}={value}: expected a number above 0, such as {usual}")
+        if self.fps is not None and self.fps < 1:
+            raise ValueError(f"fps={self.fps}: expected 1 or more frames a second, such as 16")
         check_guidance(1 if self.guidance is None else self.guidance, (0, 1) if self.guided is None else self.guided)
         steps = self.steps
         listed = isinstance(steps, tuple) and len(steps) > 1 and all(map(is_finite, steps))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from sana_wm.generation.image_release import (
 from sana_wm.generation.image_settings import DTYPES, ImageSettings, Lane
 from sana_wm.generation.memory import GB, is_out_of_memory, peak_memory, release_memory, reset_peak
 from sana_wm.generation.memory_plan import Asked, changes_that_help, plan_memory
+from sana_wm.generation.planned import read_picture
 from sana_wm.generation.progress import Phases
 from sana_wm.models.dc_ae import DCAE
 from sana_wm.models.prompt_encoder import prepare_prompt, read_instruction
@@ -97,6 +97,7 @@ class _Job:
         self.settings, self.lanes = settings, settings.lanes()
         if (known := named_sampling(settings.model)) is not None:
             settings.sampling(known)  # mistakes are told before anything is fetched
+        self.picture = None if settings.picture is None else read_picture(settings.picture)
         self.folder = locate_image_release(settings.model)
         self.sampling = settings.sampling(sampling_of(settings.model, self.folder))
         name = settings.device
@@ -169,10 +170,10 @@ class _Job:
     def _latents(self, pipeline: ImagePipeline, inside: tuple[int, int]) -> Tensor:
         """Of every lane, on the CPU."""
         s, lanes, picture = self.settings, self.lanes, None
-        if s.picture is not None:
+        if self.picture is not None:
             pipeline.dcae = self._autoencoder()
             with self.phases.phase("encode picture"):
-                picture = pipeline.encode_picture(Image.open(s.picture), inside)
+                picture = pipeline.encode_picture(self.picture, inside)
             pipeline.dcae = None
             release_memory()
         with self.phases.phase("load transformer"):
@@ -227,7 +228,7 @@ class _Job:
             "tile=512, to decode in small tiles": s.tile is None or s.tile > 512,
             f"quantise_text={smaller.get(s.kind('quantise_text'))}": s.quantise_text != "int4",
             f"quantise={smaller.get(s.kind('quantise'))}": s.quantise != "int4",
-            "a smaller height and width": True,
+            "a smaller member, or a device with more memory": True,
         }
         listed = ", ".join(line for line, helps in advice.items() if helps)
         expected = f"expected was a peak of {self.plan.peak / GB:.2f} GB"

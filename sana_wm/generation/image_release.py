@@ -21,6 +21,7 @@ from sana_wm.models.prompt_encoder import PromptEncoder, instruction
 from sana_wm.models.weight_files import weight_files
 from sana_wm.models.weight_groups import WeightFiles
 
+TRAINED_HERE = "_sana_wm"  # in a scheduler_config.json: its shift is that of the training. diffusers passes over it
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
@@ -84,11 +85,13 @@ def sampling_of(model: str, folder: Path) -> Sampling:
     file = folder / "transformer" / "config.json"
     config = json.loads(file.read_text()) if file.is_file() else {}
     side, depth, norms = (config.get(name) for name in ("sample_size", "num_layers", "qk_norm"))
+    own = replace(Sampling(), shift=float(shift))
     if side == 128:
-        return SAMPLING["sana-1600m-4k"]
-    if side == 32 and depth == 28 and norms is None:
-        return SAMPLING["sana-600m"]
-    return replace(Sampling(), shift=float(shift))
+        own = SAMPLING["sana-1600m-4k"]
+    elif side == 32 and depth == 28 and norms is None:
+        own = SAMPLING["sana-600m"]
+    # the files of published releases name a shift that those two were not trained at; ours name the right one
+    return replace(own, shift=float(shift)) if TRAINED_HERE in scheduler else own
 
 
 def base_of(folder: Path) -> int:

@@ -165,7 +165,9 @@ class ImageSettings:
             paths = [
                 self.out / f"{i:0{len(str(len(wanted) - 1))}}-{_short(t)}-{s}.png" for i, (t, s) in enumerate(wanted)
             ]
-        if not self.overwrite and (taken := [path for path in paths if path.exists()]):
+        if folders := [path for path in paths if path.is_dir()]:
+            raise ValueError(f"{folders[0]} is a folder: name another out=")
+        if not (self.overwrite or self.plan) and (taken := [path for path in paths if path.exists()]):
             raise ValueError(f"{taken[0]} exists: name another out=, or add overwrite=true")
         return [Lane(text, seed, path) for (text, seed), path in zip(wanted, paths, strict=True)]
 

@@ -169,8 +169,6 @@ def _candidates(asked: Asked) -> Iterable[tuple[str, dict]]:
     for name in ("quantise_text", "quantise"):
         for kind in {None: ("int8", "int4"), "int8": ("int4",)}.get(getattr(asked, name), ()):
             yield f"{name}={kind}", {name: kind}
-    if min(asked.grid) > 16:
-        yield "half the height and width", {"grid": tuple(side // 2 for side in asked.grid)}
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -244,7 +242,7 @@ def transformer_working(config: SanaConfig, asked: Asked) -> int:
 
 def _text_working(shapes: Shapes, dtype: torch.dtype) -> int:
     """Bytes beside a language model's weights: the feed-forward part of one layer, and scores of its attention."""
-    hidden = max(shape[0] for name, shape in shapes.items() if len(shape) == 2 and INSIDE.search(name))
+    hidden = max((shape[0] for name, shape in shapes.items() if len(shape) == 2 and INSIDE.search(name)), default=0)
     return INSTRUCTED_TOKENS * 6 * hidden * dtype.itemsize + 24 * INSTRUCTED_TOKENS**2 * 4
 
 
@@ -293,10 +291,11 @@ def _meminfo() -> int | None:
 
 
 def _of_container() -> int | None:
-    """What the limit of a container (cgroup 2) leaves."""
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    """What the limit of a container (cgroup 2) leaves; files that it read and may forget do not count."""
+    limit, used, stat = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current", "memory.stat"))
     try:
-        return max(0, int(limit.read_text()) - int(used.read_text()))
+        told = dict(line.split() for line in stat.read_text().splitlines())
+        return max(0, int(limit.read_text()) - int(used.read_text()) + int(told.get("inactive_file", 0)))
     except (OSError, ValueError):  # there is none, or it says "max"
         return None
 

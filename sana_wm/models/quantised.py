@@ -129,9 +129,9 @@ class QuantisedLinear(nn.Module):
                 getattr(self, name)[rows] = tensor
 
     def _rows(self, rows: slice, dtype: torch.dtype) -> Tensor:
-        """Weights of these rows in int4, (R, in_features); in int8 without their scale."""
-        if self.kind == "int8":
-            return self.packed[rows].to(dtype)
+        """Weights of these rows, (R, in_features)."""
+        if self.kind == "int8":  # the scale before the product: sums of whole numbers leave the range of float16
+            return self.packed[rows].to(dtype).mul_(self.scale[rows].to(dtype))
         packed = self.packed[rows]
         pairs = torch.stack([packed & 15, packed >> 4], dim=-1)
         groups = pairs.view(len(packed), -1, GROUP).to(dtype)
@@ -143,7 +143,6 @@ class QuantisedLinear(nn.Module):
         """The weights in full, in the dtype of the bias (float32 without one): as large as before."""
         whole = slice(0, self.out_features)
         weight = self._rows(whole, torch.float32)
-        weight = weight * self.scale if self.kind == "int8" else weight
         return weight if self.bias is None else weight.to(self.bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,8 +151,6 @@ class QuantisedLinear(nn.Module):
         out = x.new_empty(*x.shape[:-1], self.out_features)
         for rows in row_slices(self.out_features, self.in_features):
             out[..., rows] = F.linear(x, self._rows(rows, x.dtype))
-        if self.kind == "int8":
-            out.mul_(self.scale[:, 0].to(out.dtype))
         return out if self.bias is None else out.add_(self.bias.to(out.dtype))
 
     def extra_repr(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -60,8 +60,3 @@ class WeightFiles:
             with safe_open(file, framework="pt") as opened:
                 tensors |= {name: opened.get_tensor(name) for name in inside}
         return tensors
-
-    def blocks(self) -> Iterator[dict[str, Tensor]]:
-        """All tensors, those of a block at a time."""
-        for names in by_block(self.shapes).values():
-            yield self.read(names)

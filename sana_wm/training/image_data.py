@@ -201,6 +201,7 @@ def _sizes(listed: list[CaptionedPicture], notes: Path, progress: Progress) -> d
     """Height and width of every picture by name, or what is wrong with it."""
     known = json.loads(notes.read_text()) if notes.is_file() else {}
     found: dict[str, list] = {}
+    finished = False
     try:
         for number, one in enumerate(listed, 1):
             identity, told = known.get(one.name, (None, None))
@@ -212,10 +213,11 @@ def _sizes(listed: list[CaptionedPicture], notes: Path, progress: Progress) -> d
                     told = str(error)
             found[one.name] = [one.picture.identity, told]
             progress(number, len(listed))
+        finished = True
     finally:
         notes.parent.mkdir(parents=True, exist_ok=True)
         partial = notes.with_name(notes.name + ".partial")
-        partial.write_text(json.dumps(found))
+        partial.write_text(json.dumps(found if finished else known | found))
         os.replace(partial, notes)
     return {name: told if isinstance(told, str) else tuple(told) for name, (_, told) in found.items()}
 

@@ -10,7 +10,13 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sana_wm.generation.image_release import base_of, compression_of, locate_image_release, sampling_of
+from sana_wm.generation.image_release import (
+    TRAINED_HERE,
+    base_of,
+    compression_of,
+    locate_image_release,
+    sampling_of,
+)
 from sana_wm.generation.image_sampling import Sampling
 from sana_wm.models.transformer import SanaTransformer
 
@@ -99,6 +105,7 @@ def write_release(folder: Path, transformer: SanaTransformer, parts: ImageParts,
     scheduler.parent.mkdir(exist_ok=True)
     told = json.loads(scheduler.read_text()) if scheduler.is_file() else _scheduler()
     told["shift" if "shift" in told and "flow_shift" not in told else "flow_shift"] = sampling.shift
+    told[TRAINED_HERE] = True
     scheduler.write_text(json.dumps(told, indent=1) + "\n")
     index = parts.index or _index(parts, told["_class_name"])
     (partial / INDEX).write_text(json.dumps(index, indent=1) + "\n")

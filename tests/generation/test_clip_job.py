@@ -284,6 +284,13 @@ def test_a_video_begins_with_the_picture(place, tmp_path, kind, frames):
     assert np.abs(one[0] - without[0]).mean() > 0.3
 
 
+def test_scenes_that_no_block_reads_are_refused(place, tmp_path):
+    (tmp_path / "story.txt").write_text("0 a cat\n0.5 a dog\n1 a fish\n")
+    with pytest.raises(ValueError, match="scenes at 0.5 seconds would never be read.*begin at 0, 2.25 seconds"):
+        clips(place, tmp_path / "b.mp4", kind="long", script=tmp_path / "story.txt", fps=4)
+    assert not (tmp_path / "b.mp4").exists()
+
+
 def test_longsanas_script_changes_the_blocks_behind_it(place, tmp_path):
     (tmp_path / "story.txt").write_text("0 a cat\n\n2.5 It rains, [hard]\n")
     how = {"kind": "long", "frames": 25, "fps": 4}  # 7 latents: blocks of 3, 2 and 2, from frames 0, 9 and 17

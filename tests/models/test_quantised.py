@@ -143,6 +143,14 @@ def test_slices_of_rows_make_the_whole(kind, monkeypatch):
     assert torch.equal(sliced.packed, made.packed) and torch.allclose(sliced(x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_inputs_stay_in_the_range_of_float16(kind):
+    full, made = layer(2240, 5, kind)
+    x = 100 * torch.randn(8, 2240)
+    found = made(x.half())
+    assert torch.isfinite(found).all() and error(found, full(x)) < (0.2 if kind == "int4" else 0.02)
+
+
 def test_a_scaled_table_of_tokens():
     table = tiny_gemma2(width=70).embed_tokens
     made = QuantisedEmbedding(table)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,14 +18,17 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from sana_wm.generation.image_job import generate_images
+from sana_wm.generation.image_release import TRAINED_HERE, sampling_of
 from sana_wm.generation.image_settings import ImageSettings as GenerationSettings
 from sana_wm.models.family import FAMILY
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.train import arguments
+from sana_wm.training.batches import noise_generator
 from sana_wm.training.finetune_lora import LoraSettings, add_lora
 from sana_wm.training.image import ImageRun, train_images
+from sana_wm.training.image_set import ImageBatch
 from sana_wm.training.image_settings import new_config
-from sana_wm.training.image_stage import ImageTraining
+from sana_wm.training.image_stage import ImageLoss, ImageTraining
 from sana_wm.training.loop import Interrupted
 from tests.generation.tiny_image import diffusers_transformer
 from tests.models.tiny_sana_wm import randomised
@@ -280,3 +284,38 @@ def test_the_loss_is_that_of_the_flow(place, tmp_path):
     own, other = training.held_out(job.held_out)
     assert (own != other).all()  # the text is read
     np.testing.assert_array_equal(own, training.held_out(job.held_out).own)
+
+
+class Exact(torch.nn.Module):
+    """The velocity of known latents: noise - latents = (x - latents) / sigma."""
+
+    device, config = torch.device("cpu"), SimpleNamespace(timestep_scale=1.0)
+
+    def __init__(self, latents):
+        super().__init__()
+        self.latents = latents
+
+    def forward(self, x, time, text, mask):
+        sigma = (time / 1000)[:, None, None, None]
+        return SimpleNamespace(velocity=((x[:, :, 0] - self.latents) / sigma)[:, :, None])
+
+
+def test_the_exact_velocity_has_no_error():
+    latents = torch.randn(4, 3, 2, 5)
+    batch = ImageBatch(latents, torch.zeros(4, 1, 1), torch.ones(4, 1, dtype=torch.bool))
+    training = ImageTraining(Exact(latents), ImageLoss(4), None, 0, "off")
+    assert training.errors(batch, noise_generator(0, 0, torch.device("cpu"))).max() < 1e-6
+
+
+@pytest.mark.parametrize("sizes", [{"sample_size": 128}, {"num_layers": 28, "sample_size": 32}])
+def test_a_release_is_sampled_at_the_shift_it_was_trained_at(place, tmp_path, sizes):
+    """Whatever published members of its size, whose files say less than their names, are sampled at."""
+    folder = tmp_path / "release"
+    shutil.copytree(place / "release", folder)
+    for part, name, told in (
+        ("transformer", "config.json", {"num_layers": 2, "qk_norm": None} | sizes),
+        ("scheduler", "scheduler_config.json", {"flow_shift": 1.5, TRAINED_HERE: True}),
+    ):
+        file = folder / part / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | told))
+    assert sampling_of(str(folder), folder).shift == 1.5
