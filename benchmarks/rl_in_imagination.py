@@ -68,13 +68,13 @@ def recorded(args: Args, cache: Path) -> tuple[torch.Tensor, torch.Tensor, Start
 def run_seed(seed: int, rows: list[str], out: Path, episodes: int, imagined: Args, real: Args, threads: int) -> None:
     """Learns and judges the rows of a seed; each leaves `seed-<seed>/<row>.json`."""
     torch.set_num_threads(threads)
-    torch.manual_seed(seed)
     folder = out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     states = held_out_states(episodes, 10_000 + seed)
     imagined, real = replace(imagined, seed=seed), replace(real, seed=seed)
     for row in (row for row in ROWS if row in rows and not (folder / f"{row}.json").exists()):
         began, cpu = time.perf_counter(), time.process_time()
+        torch.manual_seed(seed)  # of every row: it is the same whichever rows came before
         if row not in LEARNED:
             save(folder / f"{row}.json", {"real": scripted(row, states, imagined.limit, seed)})
             continue
@@ -122,7 +122,7 @@ def scripted(row: str, states: np.ndarray, limit: int, seed: int) -> dict[str, n
     returns, success = np.zeros(len(states)), np.zeros(len(states), bool)
     for i, state in enumerate(states):
         env.reset(options={"state": state})
-        expert = Expert(rng, noise=0.02, pace=1.0, settles=True)  # none: may hang at corners
+        expert = Expert(rng, noise=0.02, pace=1.0, settles=True)
         for _ in range(limit):
             action = rng.uniform(-1, 1, 2) if row == "random" else expert(env.get_state())
             _, reward, success[i], _, _ = env.step(action)
