@@ -30,6 +30,7 @@ from sana_wm.generation.memory_plan import Asked, changes_that_help, plan_memory
 from sana_wm.generation.planned import read_picture
 from sana_wm.generation.progress import Phases
 from sana_wm.models.dc_ae import DCAE
+from sana_wm.models.pretrained import check_quantise
 from sana_wm.models.prompt_encoder import prepare_prompt, read_instruction
 from sana_wm.models.quantised import torchao_primitives
 from sana_wm.models.transformer import SanaTransformer
@@ -109,6 +110,7 @@ class _Job:
         self.size, self.inside = self._sizes()
         guided = self.sampling.sampler != "scm" and self.sampling.guidance != 1
         self.networks = networks_of(self.folder)
+        check_quantise(self.folder / "transformer", self.networks.saved_as, settings.kind("quantise"))
         self.asked = Asked(
             tuple(side // self.cell for side in self.inside), 1, min(settings.batch, len(self.lanes)), guided,
             self.dtype, settings.kind("quantise"), settings.kind("quantise_text"), settings.tile,

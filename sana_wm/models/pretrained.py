@@ -102,6 +102,14 @@ def _told(
     return SanaConfig.from_dict(values | changes), saved_as, kind
 
 
+def check_quantise(where: Path, saved_as: str | None, quantise: str | None) -> None:
+    """Raise ValueError where weights that are quantised already are asked for in another kind."""
+    if saved_as not in (None, quantise) and quantise is not None:
+        raise ValueError(
+            f"{where} is saved in {saved_as}: load it as it is, or the full-precision weights in {quantise}"
+        )
+
+
 def load(
     build, path: str | Path, preset: str | None, dtype: torch.dtype | None, changes: dict, quantise: str | None = None
 ):
@@ -113,10 +121,7 @@ def load(
     where, settings, weights = open_folder(path)
     config, saved_as, kind = _told(where, settings, weights, preset, changes)
     own = settings is not None and settings.get("format") == FORMAT and settings.get("layout") != "nvlabs"
-    if saved_as not in (None, quantise) and quantise is not None:
-        raise ValueError(
-            f"{where} is saved in {saved_as}: load it as it is, or the full-precision weights in {quantise}"
-        )
+    check_quantise(where, saved_as, quantise)
     with torch.device("meta"):
         network = build(config)
     added = {}

@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def test_kinds_that_there_are_not_are_refused(sana, tmp_path, name):
     assert settings(sana, tmp_path, **{name: None}).kind(name) is None
     with pytest.raises(ValueError, match="plan=1"):
         settings(sana, tmp_path, plan=1)
+
+
+def test_another_kind_than_the_files_have_is_refused_before_anything_is_read(sana, tmp_path, monkeypatch):
+    pytest.importorskip("torchao")
+    release = tmp_path / "small"
+    shutil.copytree(sana, release, ignore=shutil.ignore_patterns("transformer"))
+    SanaTransformer.from_pretrained(sana / "transformer", quantise="int8").save_pretrained(release / "transformer")
+    monkeypatch.setattr(image_job, "load_text_encoder", None)  # not reached
+    with pytest.raises(ValueError, match="saved in int8: load it as it is, or the full-precision weights in int4"):
+        generate_images(settings(release, tmp_path / "a.png", quantise="int4"), QUIET)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
