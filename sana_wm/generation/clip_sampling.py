@@ -110,23 +110,12 @@ def clip_conditions(
     """A prompt as the network reads it and, with guidance, the negative one; of B lanes, or of one for all.
 
     Raises:
-        ValueError: guidance without ``negative``; the prompt's mask for a negative prompt of another length.
+        ValueError: as :meth:`Prompt.against`.
     """
     told = transformer.encode_text(*prompt)
     if sampling.guidance == 1:
         return Conditions(told)
-    if negative is None:
-        raise ValueError(
-            f"guidance {sampling.guidance:g} compares two texts, and negative is None: give the encoded negative "
-            "prompt (it may be empty), or guidance=1"
-        )
-    if sampling.null_mask == "prompt":
-        lanes = len(prompt.mask)
-        if negative.mask.shape[1] != prompt.mask.shape[1] or len(negative.mask) not in (1, lanes):
-            shapes = tuple(negative.mask.shape), tuple(prompt.mask.shape)
-            raise ValueError(f"negative is {shapes[0]} tokens and prompt {shapes[1]}: encode both with one max_tokens")
-        negative = Prompt(negative.features.expand(lanes, -1, -1), prompt.mask)
-    return Conditions(told, transformer.encode_text(*negative))
+    return Conditions(told, transformer.encode_text(*prompt.against(negative, sampling.guidance, sampling.null_mask)))
 
 
 @torch.no_grad()

@@ -113,6 +113,26 @@ class Prompt(NamedTuple):
             raise ValueError(f"prompts of {len(self.mask)} lanes, expected {count} as the noise has, or 1 for all")
         return Prompt(self.features.expand(count, -1, -1), self.mask.expand(count, -1))
 
+    def against(self, negative: Prompt | None, guidance: float, null_mask: str) -> Prompt:
+        """What guidance leads away from: the negative prompt, of as many lanes as this one.
+
+        Args:
+            null_mask: which of its tokens are read: its own (``"negative"``), or as many as this prompt has.
+
+        Raises:
+            ValueError: there is none; numbers of lanes or tokens that differ.
+        """
+        if negative is None:
+            raise ValueError(
+                f"guidance {guidance:g} compares two texts, and negative is None: give the encoded negative prompt (it "
+                "may be empty), or guidance=1"
+            )
+        negative = negative.lanes(len(self.mask))
+        if negative.mask.shape != self.mask.shape:
+            counts = negative.mask.shape[1], self.mask.shape[1]
+            raise ValueError(f"negative has {counts[0]} tokens and prompt {counts[1]}: encode both with one max_tokens")
+        return Prompt(negative.features, self.mask) if null_mask == "prompt" else negative
+
 
 @torch.no_grad()
 def image_latents(
@@ -145,7 +165,7 @@ def _guided_velocity(
     transformer: SanaTransformer, prompt: Prompt, negative: Prompt | None, sampling: Sampling
 ) -> Velocity:
     """(x (B, C, h, w), sigma) -> velocity; the text is embedded once for all steps."""
-    lanes, scale, (low, high) = len(prompt.mask), sampling.guidance, sampling.guided
+    scale, (low, high) = sampling.guidance, sampling.guided
     unit = transformer.config.timestep_scale
 
     def ask(x: Tensor, sigma: float, text) -> Tensor:
@@ -155,18 +175,8 @@ def _guided_velocity(
     if scale == 1:
         alone = transformer.encode_text(*prompt)
         return lambda x, sigma: ask(x, sigma, alone)
-    if negative is None:
-        raise ValueError(
-            f"guidance {scale:g} compares two texts, and negative is None: give the encoded negative prompt (it may be "
-            "empty), or guidance=1"
-        )
-    negative = negative.lanes(lanes)
-    if negative.mask.shape != prompt.mask.shape:
-        lengths = negative.mask.shape[1], prompt.mask.shape[1]
-        raise ValueError(f"negative has {lengths[0]} tokens and prompt {lengths[1]}: encode both with one max_tokens")
-    null_mask = prompt.mask if sampling.null_mask == "prompt" else negative.mask
-    features = torch.cat([negative.features, prompt.features])
-    both = transformer.encode_text(features, torch.cat([null_mask, prompt.mask]))
+    texts = zip(prompt.against(negative, scale, sampling.null_mask), prompt, strict=True)
+    both = transformer.encode_text(*map(torch.cat, texts))
     alone = transformer.encode_text(*prompt) if low > 0 or high < 1 else None
 
     def velocity(x: Tensor, sigma: float) -> Tensor:

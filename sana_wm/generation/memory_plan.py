@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
+from sana_wm.generation.memory import GB
 from sana_wm.models.dc_ae import DCAE, DCAEConfig
 from sana_wm.models.dc_ae_tiling import tile_and_stride
 from sana_wm.models.quantised import INSIDE, quantised_bytes, quantised_names
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.transformer import SanaTransformer
 
-GB = 1e9
 Shapes = Mapping[str, tuple[int, ...]]
 PROCESS = 0.45e9  # Python, torch, transformers and torchao, in host memory
 HEAP = 0.05e9  # on a CPU: freed tensors below 32 MB that stay with the heap until the phase ends
