@@ -25,8 +25,9 @@ from sana_wm.generation.clip_release import (
     released_sampling,
 )
 from sana_wm.generation.clip_sampling import SAMPLING
-from sana_wm.generation.clip_settings import DTYPES, ClipLane, ClipSettings
+from sana_wm.generation.clip_settings import ClipLane, ClipSettings
 from sana_wm.generation.image_release import load_text_encoder
+from sana_wm.generation.image_settings import DTYPES
 from sana_wm.generation.memory import choose_offload, is_out_of_memory, peak_memory, release_memory, reset_peak
 from sana_wm.generation.mp4 import Mp4Writer
 from sana_wm.generation.planned import read_picture

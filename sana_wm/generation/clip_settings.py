@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sana_wm.generation.clip_sampling import SAMPLING, ClipSampling
 from sana_wm.generation.image_sampling import NULL_MASKS, check_guidance, is_finite
+from sana_wm.generation.image_settings import DTYPES, sides_of
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 CHOICES = {
     "dtype": ("auto", *DTYPES),
     "offload": ("auto", "sequential", "none"),
@@ -108,16 +106,8 @@ class ClipSettings:
         self._check_numbers()
 
     def _set_size(self) -> None:
-        if self.size is not None:
-            if self.height is not None or self.width is not None:
-                raise ValueError(
-                    f"size={self.size}, height={self.height}, width={self.width}: give size, or the other two"
-                )
-            sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-            if len(sides) != 2:
-                raise ValueError(f"size={list(sides)}: expected the side of a square, or [height,width]")
-            object.__setattr__(self, "height", sides[0])
-            object.__setattr__(self, "width", sides[1])
+        for name, side in zip(("height", "width"), sides_of(self.size, self.height, self.width), strict=True):
+            object.__setattr__(self, name, side)
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height={self.height}, width={self.width}: give both or neither")
         for name in ("height", "width"):

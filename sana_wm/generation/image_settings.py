@@ -112,14 +112,7 @@ class ImageSettings:
         return None if value == "none" else value
 
     def _set_size(self) -> None:
-        if self.size is None:
-            return
-        if self.height is not None or self.width is not None:
-            raise ValueError(f"size={self.size}, height={self.height}, width={self.width}: give size, or the other two")
-        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        if len(sides) != 2:
-            raise ValueError(f"size={list(sides)}: expected the side of a square, or [height,width]")
-        for name, side in zip(("height", "width"), sides, strict=True):
+        for name, side in zip(("height", "width"), sides_of(self.size, self.height, self.width), strict=True):
             object.__setattr__(self, name, side)
 
     def _check_numbers(self) -> None:
@@ -187,6 +180,22 @@ class ImageSettings:
             raise ValueError(f"{', '.join(lost)}: {reads} {' or '.join(unread)} (model={self.model}); leave it out")
         given = {name: getattr(self, name) for name in ("steps", "times", "shift", "guidance", "guided", "null_mask")}
         return replace(released, **{name: value for name, value in given.items() if value is not None})
+
+
+def sides_of(size: int | tuple | None, height: int | None, width: int | None) -> tuple[int | None, int | None]:
+    """Height and width in pixels of ``size``, or as they are given beside it; None: not said.
+
+    Raises:
+        ValueError: ``size`` and the other two, or a size of other than one or two sides.
+    """
+    if size is None:
+        return height, width
+    if height is not None or width is not None:
+        raise ValueError(f"size={size}, height={height}, width={width}: give size, or the other two")
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"size={list(sides)}: expected the side of a square, or [height,width]")
+    return sides
 
 
 def _short(text: str) -> str:
