@@ -47,7 +47,7 @@ def measure_all(
 
     Returns:
         {"bounds": see `floors_and_ceilings`, "copy_last": see `predict`, "lanes", "peak_rss_mb",
-        "systems": {name: {"prediction", "speed", "long", "planning"}}}
+        "systems": {name: {"prediction", "speed", "long": {"frames", "latents"}: see `long_run`, "planning"}}}
     """
     keep = Kept(out / "measured.json", {"windows": windows, "pairs": pairs}, console)
     seen, wanted = held_out(next(iter(worlds.values())), dataset, windows, pairs)
@@ -67,10 +67,13 @@ def measure_all(
             for name, rate in rates.items():
                 systems[name]["speed"].setdefault(str(lanes), {})[what] = rate
     among = ", ".join(worlds)
-    long = keep(f"long, {among}", lambda: long_run({n: (w, True) for n, w in worlds.items()}, seen))
-    result["peak_rss_mb"] = long["peak_rss_mb"]
-    for name in worlds:
-        systems[name]["long"] = long[name]
+    for what in ("frames", "latents"):
+        those = {name: (world, what == "frames") for name, world in worlds.items()}
+        long = keep(f"long, {what}, {among}", lambda those=those: long_run(those, seen))
+        result.setdefault("peak_rss_mb", long["peak_rss_mb"])
+        for name, world in worlds.items():
+            if what == "latents" or getattr(world, "makes_frames", True):
+                systems[name].setdefault("long", {})[what] = long[name]
     result["bounds"] = keep("bounds", lambda: floors_and_ceilings(wanted))
     first = next(iter(worlds.items()))
     for name, world in worlds.items():

@@ -44,15 +44,21 @@ def rows(result: dict) -> tuple[list[str], list[Row]]:
     ):
         add(f"s per plan, {label}", lambda s, key=key: f"{s['planning'][key]['seconds_per_plan']:.2f}")
     for lanes in result["lanes"]:
-        add(f"steps/s, {lanes} lanes, with frames", lambda s, n=lanes: f"{s['speed'][str(n)]['frames']:.0f}")
-        add(f"steps/s, {lanes} lanes, no frames", lambda s, n=lanes: f"{s['speed'][str(n)]['latents']:.0f}")
-    for when in ("first", "last"):
-        where = "steps 1-100" if when == "first" else "steps 901-1,000"
-        add(f"steps/s, 16 lanes, {where}", lambda s, w=when: f"{s['long']['steps_per_second'][w]:.0f}")
+        add(f"steps/s, {lanes} lanes, with frames", lambda s, n=lanes: f"{s['speed'][str(n)]['frames']:,.0f}")
+        add(f"steps/s, {lanes} lanes, no frames", lambda s, n=lanes: f"{s['speed'][str(n)]['latents']:,.0f}")
+    for what, words in (("frames", "with frames"), ("latents", "no frames")):
+        for when, where in (("first", "steps 1-100"), ("last", "steps 901-1,000")):
+            add(
+                f"steps/s, 16 lanes, {words}, {where}",
+                lambda s, k=what, w=when: f"{s['long'][k]['steps_per_second'][w]:,.0f}",
+            )
     for step in ("10", "1000"):
-        add(f"bytes of a lane at step {step}", lambda s, step=step: f"{s['long']['state_bytes'][step]:,}")
+        add(f"bytes of a lane at step {step}", lambda s, step=step: f"{s['long']['latents']['state_bytes'][step]:,}")
     for step in ("100", "1000"):
-        add(f"agent error at step {step}, median px", lambda s, step=step: f"{s['long']['agent_at'][step]:.2f}")
+        add(
+            f"agent error at step {step}, median px",
+            lambda s, step=step: f"{s['long']['latents']['agent_at'][step]:.2f}",
+        )
     add("peak RSS, MB (own process)", lambda s: f"{s['rss_mb']:.0f}")
     return systems, lines
 
