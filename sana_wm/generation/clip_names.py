@@ -7,7 +7,6 @@ RELEASES = {
     "sana-video-2b": _HUB + "SANA-Video_2B_480p_diffusers",
     "sana-video-2b-480p": _HUB + "SANA-Video_2B_480p_diffusers",
     "sana-video-2b-720p": _HUB + "SANA-Video_2B_720p_diffusers",
-    # Unverified: NVlabs' documentation writes this repository with "Sana" in small letters.
     "longsana-2b": _HUB + "SANA-Video_2B_480p_LongLive_diffusers",
     "longsana-2b-480p": _HUB + "SANA-Video_2B_480p_LongLive_diffusers",
 }

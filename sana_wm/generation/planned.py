@@ -52,7 +52,7 @@ class Planned:
             ValueError: what is missing, unreadable or does not go together. ImportError: without diffusers.
         """
         picture = read_picture(settings.image)
-        release = locate_release(settings.model, **settings.components)
+        release = locate_release(settings.model, refine=settings.refine, **settings.components)
         release.need("text_encoder", *(("refiner",) if settings.refine else ()))
         if settings.refine:
             check_refiner(release.refiner)

@@ -18,7 +18,25 @@ from sana_wm.generation.memory import Offload, release_memory
 SIGMAS = (0.909375, 0.725, 0.421875, 0.0)  # of the distilled refiner
 SINK, BLOCK, KEPT = 1, 3, 11  # latent frames: kept raw at the start, refined together, seen in all
 NEEDED = "the LTX-2 refiner comes with diffusers (0.42.1 or later): pip install 'sana-wm[ltx]'"
-PARTS = ("transformer", "connectors", "text_encoder", "tokenizer")
+# Where parts of a refiner lie, from its folder: NVlabs' releases keep the tokenizer with the text encoder, and the
+# streaming one both beside the folder.
+PARTS = {
+    "transformer": ("transformer",),
+    "connectors": ("connectors",),
+    "text_encoder": ("text_encoder", "../gemma3_12b"),
+    "tokenizer": ("tokenizer", "text_encoder", "../gemma3_12b"),
+}
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """The folder of a refiner's part: the first of :data:`PARTS` that is there, else where it belongs."""
+    places = [folder / place for place in PARTS[name]]
+    return next((place for place in places if _holds(place, name)), places[0])
+
+
+def _holds(place: Path, name: str) -> bool:
+    """Whether a folder is that part: of a tokenizer that shares it, by its files."""
+    return place.is_dir() and (place.name == name or name != "tokenizer" or any(place.glob("tokenizer*")))
 
 
 def check_refiner(folder: Path) -> None:
@@ -27,8 +45,8 @@ def check_refiner(folder: Path) -> None:
         from diffusers import SanaWMLTX2Refiner  # noqa: F401
     except ImportError as error:
         raise ImportError(NEEDED) from error
-    if lost := [name for name in PARTS if not (folder / name).is_dir()]:
-        places = ", ".join(str(folder / name) for name in lost)
+    if lost := [part for part in (part_of(folder, name) for name in PARTS) if not part.is_dir()]:
+        places = ", ".join(map(str, lost))
         raise ValueError(
             f"refine=true: the refiner lacks {places}; expected the folders of diffusers' SanaWMLTX2Refiner"
         )
@@ -42,9 +60,9 @@ def refiner_text(folder: Path, prompt: str, offload: Offload, dtype: torch.dtype
     from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
 
     options = {"use_safetensors": True, "local_files_only": True}
-    encoder = Gemma3ForConditionalGeneration.from_pretrained(folder / "text_encoder", dtype=dtype, **options)
+    encoder = Gemma3ForConditionalGeneration.from_pretrained(part_of(folder, "text_encoder"), dtype=dtype, **options)
     connectors = LTX2TextConnectors.from_pretrained(folder / "connectors", torch_dtype=dtype, **options)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(part_of(folder, "tokenizer"), local_files_only=True)
     pipeline = SanaWMLTX2Refiner(
         transformer=None, connectors=connectors, tokenizer=tokenizer, text_encoder=encoder, scheduler=None
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 
 from sana_wm.models.weight_files import variants_beside_plain
@@ -16,28 +17,36 @@ def check_repo(name: str, repo: str, known: object) -> None:
         raise ValueError(f"{name!r} is neither a folder nor a hub repository; known names: {', '.join(known)}")
 
 
-def fetch(name: str, repo: str) -> Path:
+def fetch(name: str, repo: str, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> Path:
     """The folder of a repository in the hub's cache, after fetching what is not there yet.
 
     Args:
-        name: what was asked for, for the error.
+        name: what was asked for, for the error. only: patterns of paths in the repository; None: all of it.
+        without: patterns that are left out.
 
     Raises:
         ValueError: it could not be fetched, with what to do.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    allowed = None if only is None else list(only)
     try:
-        listed = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or ()]
-    except Exception:  # without a network; what the hub's cache holds is still found below
-        listed = []
-    ignored = [*PICKLES, *map(glob.escape, variants_beside_plain(listed))]
-    try:
-        return Path(snapshot_download(repo, ignore_patterns=ignored))
+        return Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=[*_ignored(repo), *without]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{name!r} is not a folder here and {repo} could not be fetched from the hub ({reason}). Where there is a "
             f"network, `hf download {repo} --local-dir <folder>` fetches it; then give model=<folder>"
         ) from error
+
+
+def _ignored(repo: str) -> list[str]:
+    """Patterns of the files of a repository that are never read."""
+    from huggingface_hub import HfApi
+
+    try:
+        listed = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or ()]
+    except Exception:  # without a network; what the hub's cache holds is still found
+        listed = []
+    return [*PICKLES, *map(glob.escape, variants_beside_plain(listed))]
