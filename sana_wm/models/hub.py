@@ -6,9 +6,8 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from sana_wm.models.pickles import PICKLES
 from sana_wm.models.weight_files import variants_beside_plain
-
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_repo(name: str, repo: str, known: object) -> None:
@@ -30,9 +29,9 @@ def fetch(name: str, repo: str, only: Sequence[str] | None = None, without: Sequ
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    allowed = None if only is None else list(only)
+    chosen = {} if only is None else {"allow_patterns": list(only)}
     try:
-        return Path(snapshot_download(repo, allow_patterns=allowed, ignore_patterns=[*_ignored(repo), *without]))
+        return Path(snapshot_download(repo, **chosen, ignore_patterns=[*_ignored(repo), *without]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
@@ -49,4 +48,4 @@ def _ignored(repo: str) -> list[str]:
         listed = [file.rfilename for file in HfApi().model_info(repo, timeout=10).siblings or ()]
     except Exception:  # without a network; what the hub's cache holds is still found
         listed = []
-    return [*PICKLES, *map(glob.escape, variants_beside_plain(listed))]
+    return [*(f"*{suffix}" for suffix in PICKLES), *map(glob.escape, variants_beside_plain(listed))]

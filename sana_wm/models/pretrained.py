@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sana_wm.models.diffusers_names import from_diffusers_names, to_diffusers_names
 from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO, IMAGE, OURS, VIDEO, beyond_diffusers
+from sana_wm.models.pickles import CONVERSION, PICKLES
 from sana_wm.models.presets import from_diffusers, from_shapes, modes, to_diffusers
 from sana_wm.models.quantised import check_kind, fill, kind_of, prepare
 from sana_wm.models.sana_config import SanaConfig
@@ -29,13 +30,6 @@ from sana_wm.nn.embeddings import ActionEmbedding
 FORMAT = "sana_wm.transformer.1"
 LAYOUTS = ("sana_wm", "diffusers", "nvlabs")
 QUANTISED = "quantised"  # where a config.json of ours says that linear maps are saved in 8 or 4 bits
-PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
-CONVERSION = (
-    "a pickle can run anything when it is read, so it is not read. Convert it once, where you trust it: python -c "
-    "\"import torch; from safetensors.torch import save_file; d = torch.load('{path}', map_location='cpu', "
-    "weights_only=True); d = d.get('generator', d.get('state_dict', d)); "
-    "save_file({{k: v.contiguous().clone() for k, v in d.items()}}, '{target}')\""
-)
 
 
 def read_folder(path: str | Path) -> tuple[Path, dict | None, dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sana_wm.models.hub import fetch
-from sana_wm.models.pretrained import CONVERSION, PICKLES
+from sana_wm.models.pickles import CONVERSION, PICKLES
 
 GEMMA = "Efficient-Large-Model/gemma-2-2b-it"
 BIDIRECTIONAL = "Efficient-Large-Model/SANA-WM_bidirectional"

@@ -239,8 +239,9 @@ def quantise(network: nn.Module, kind: str, embeddings: bool = False) -> nn.Modu
 def fill(network: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
     """Put tensors in the place of a network's own, by name, those of full precision in ``dtype``.
 
-    Where a layer is quantised and its ``weight`` is given, it is rounded. Other tensors of such a network are copied,
-    since one that shares its memory with a file would keep all of it.
+    Where a layer is quantised and its ``weight`` is given, it is rounded. Other tensors are copied: one that shared its
+    memory with a file would keep all of it, and would lie there where the file has it, at addresses from which some
+    processors' matrix products round otherwise than from torch's own.
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
     plain = {}
@@ -249,11 +250,9 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], dtype: torch.dtype | No
         if owner in layers and last == "weight":
             layers[owner].fill(tensor)
         elif owner in layers and last != "bias":  # saved as it is
-            plain[name] = tensor
-        elif dtype is not None and tensor.dtype != dtype:
-            plain[name] = tensor.to(dtype)
+            plain[name] = tensor.clone()
         else:
-            plain[name] = tensor.clone() if layers else tensor
+            plain[name] = tensor.to(tensor.dtype if dtype is None else dtype, copy=True)
     _, unknown = network.load_state_dict(plain, strict=False, assign=True)
     if unknown:
         raise ValueError(f"no place for {', '.join(unknown)}")

@@ -66,7 +66,7 @@ def configuration(place, out, *overrides):
 
 
 KINDS = {"scratch": SCRATCH, "full": [], "lora": LORA}
-ALL = KINDS | {"came": [*SCRATCH, "loop.optimizer.name=came"]}
+ALL = KINDS | {"came": [*SCRATCH, "loop.optimizer.name=came", "loop.optimizer.lr=1e-3"]}
 
 
 @pytest.fixture(scope="module", params=KINDS)
