@@ -19,7 +19,9 @@ import torch
 from rich.console import Console
 
 from benchmarks.kept import Kept
-from sana_wm.generation.memory_plan import GB, Asked, MemoryPlan, Networks, gemma2_2b, plan_memory
+from sana_wm.generation.memory import GB
+from sana_wm.generation.memory_formulas import Asked, gemma2_2b
+from sana_wm.generation.memory_plan import MemoryPlan, Networks, plan_memory
 from sana_wm.models.dc_ae_config import dcae_preset
 from sana_wm.models.presets import preset
 

@@ -4,6 +4,7 @@
 after the imports, ``loaded`` with the weights, ``peak`` of the work. Linux only: it reads /proc.
 """
 
+import contextlib
 import json
 import re
 import sys
@@ -42,8 +43,27 @@ def filled(network: nn.Module, dtype: torch.dtype, quantise: str | None, embeddi
     return network.requires_grad_(False).eval()
 
 
-def transformer(model, side=1024, dtype="bfloat16", quantise=None, lanes=1, frames=1, grid=None, depth=None):
-    """One denoising step, with guidance where the member has it outside of its weights."""
+class _Stopped(Exception):
+    """A step that went as far as it was to go."""
+
+
+def stop_after(network: nn.Module, blocks: int) -> None:
+    """Let a step end, with :class:`_Stopped`, once so many of the transformer's blocks have run."""
+
+    def stop(*_) -> None:
+        raise _Stopped
+
+    network.blocks[blocks - 1].register_forward_hook(stop)
+
+
+def transformer(
+    model, side=1024, dtype="bfloat16", quantise=None, frames=1, grid=None, depth=None, guided=True, blocks=None
+):
+    """One denoising step, with guidance where the member has it outside of its weights.
+
+    blocks: stop after so many, with the weights and the text's keys of all of them in memory. Blocks are alike and
+    leave nothing behind but their states, so that the peak is that of the step but for these; None: the whole step.
+    """
     from sana_wm.generation.image_sampling import SAMPLING, Prompt, Sampling, image_latents, sprint_latents
     from sana_wm.models.presets import preset
     from sana_wm.models.transformer import SanaTransformer
@@ -53,23 +73,27 @@ def transformer(model, side=1024, dtype="bfloat16", quantise=None, lanes=1, fram
     with torch.device("meta"):
         network = SanaTransformer(config)
     network = filled(network, dtype, quantise)
+    if blocks is not None:
+        stop_after(network, blocks)
     loaded = resident()
     reset()
     grid = (side // 32, side // 32) if grid is None else tuple(grid)
-    prompt = Prompt(torch.randn(lanes, TEXT_TOKENS, config.text_dim), torch.ones(lanes, TEXT_TOKENS, dtype=torch.bool))
-    negative = Prompt(*(part[:1] for part in prompt))
+    prompt = Prompt(torch.randn(1, TEXT_TOKENS, config.text_dim), torch.ones(1, TEXT_TOKENS, dtype=torch.bool))
     began = time.monotonic()
-    if model not in SAMPLING:
-        noise = torch.randn(2 * lanes, config.in_channels, frames, *grid)
-        text = Prompt(*(part.repeat(2, *[1] * (part.ndim - 1)) for part in prompt))
-        with torch.no_grad():
-            network(noise, torch.full((2 * lanes,), 500.0), text.features, text.mask)
-    else:
-        noise, sampler = torch.randn(lanes, config.in_channels, *grid), SAMPLING[model].sampler
-        if sampler == "scm":
+    with contextlib.suppress(_Stopped), torch.no_grad():
+        if model not in SAMPLING:
+            lanes = 1 + guided
+            noise = torch.randn(lanes, config.in_channels, frames, *grid)
+            text = Prompt(*(part.repeat(lanes, *[1] * (part.ndim - 1)) for part in prompt))
+            streams = config.temporal == "chunk_causal"
+            memory = {"state": network.initial_state(lanes, grid), "commit": True} if streams else {}
+            network(noise, torch.full((lanes,), 500.0), text.features, text.mask, **memory)
+        elif SAMPLING[model].sampler == "scm":
+            noise = torch.randn(1, config.in_channels, *grid)
             sprint_latents(network, noise, prompt, Sampling("scm", steps=1), lambda _: noise)
         else:
-            image_latents(network, noise, prompt, negative, Sampling(steps=1))
+            noise = torch.randn(1, config.in_channels, *grid)
+            image_latents(network, noise, prompt, prompt, Sampling(steps=1))
     return base, loaded, time.monotonic() - began
 
 
@@ -91,6 +115,31 @@ def autoencoder(side=1024, tile=None, dtype="bfloat16", model="f32c32-sana-1.1",
         else:
             latents = torch.randn(1, network.config.latent_channels, side // 32, side // 32, dtype=dtype)
             to_pictures(network.decode(latents, tile=tile).float())
+    return base, loaded, time.monotonic() - began
+
+
+def video_autoencoder(
+    network="AutoencoderKLWan", dtype="float32", frames=3, grid=(60, 104), causal=False, tiling="auto"
+):
+    """Decode one clip to the frames that are written.
+
+    network: the class of diffusers, at its published sizes. frames: of latents. causal: LTX-2's decoder.
+    """
+    import diffusers
+
+    from sana_wm.generation.clip_decoder import ClipDecoder
+    from sana_wm.models.wan_vae import CLASSES
+
+    base, dtype, wan = resident(), getattr(torch, dtype), network == "AutoencoderKLWan"
+    with torch.device("meta"):
+        built = getattr(diffusers, network)(**({} if wan else {"decoder_causal": False}))
+    vae = CLASSES[network](filled(built, dtype, None))
+    loaded = resident()
+    reset()
+    began = time.monotonic()
+    decode = ClipDecoder(vae, *(side * vae.compression for side in grid), tiling)
+    for _ in decode(torch.randn(1, vae.channels, frames, *grid)):
+        pass
     return base, loaded, time.monotonic() - began
 
 
@@ -116,7 +165,12 @@ def text_encoder(dtype="bfloat16", quantise=None, tokens=INSTRUCTED_TOKENS, laye
     return base, loaded, time.monotonic() - began
 
 
-PHASES = {"transformer": transformer, "autoencoder": autoencoder, "text encoder": text_encoder}
+PHASES = {
+    "transformer": transformer,
+    "autoencoder": autoencoder,
+    "video autoencoder": video_autoencoder,
+    "text encoder": text_encoder,
+}
 
 
 def main() -> None:

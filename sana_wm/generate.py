@@ -59,7 +59,7 @@ def _run_images(cfg: DictConfig, console: Console | None) -> str:
 
     made = generate_images(settings, console)
     if settings.plan:
-        return f"nothing was made: expected peak {made.peak / 1e9:.2f} GB"
+        return _planned(made.peak)
     first, last = made.paths[0], made.paths[-1]
     name = str(first) if first == last else f"{len(made.paths)} pictures, {first} to {last.name}"
     return f"{name}: {made.seconds:.1f} s, reading weights included, peak {made.memory} {made.peak / 1e9:.2f} GB"
@@ -74,6 +74,8 @@ def _run_clips(cfg: DictConfig, console: Console | None) -> str:
     from sana_wm.generation.clip_job import generate_clips
 
     made = generate_clips(settings, console)
+    if settings.plan:
+        return _planned(made.peak)
     first, last = made.paths[0], made.paths[-1]
     name = str(first) if first == last else f"{len(made.paths)} videos, {first} to {last.name}"
     worked = made.seconds - made.loading
@@ -81,6 +83,10 @@ def _run_clips(cfg: DictConfig, console: Console | None) -> str:
         f"{name}: {made.frames} frames in {worked:.1f} s ({made.frames / worked:.2f} frames/s; reading weights "
         f"{made.loading:.1f} s more), peak {made.memory} {made.peak / 1e9:.2f} GB"
     )
+
+
+def _planned(peak: int) -> str:
+    return f"nothing was made: expected peak {peak / 1e9:.2f} GB"
 
 
 @hydra.main(config_path="pkg://sana_wm.configs.generate", config_name="generate", version_base="1.3")

@@ -26,11 +26,7 @@ class ClipDecoder:
 
     def __init__(self, vae: VideoVAE, height: int, width: int, tiling: str = "auto"):
         self.vae, self.size, self.tiles, self.tails = vae, (height, width), tiling != "off", None
-        try:
-            vae.check_streams()
-            self.streams = tiling != "on"
-        except ValueError:
-            self.streams = False
+        self.streams = vae.streams and tiling != "on"
 
     @torch.no_grad()
     def __call__(self, latents: Tensor) -> Iterator[np.ndarray]:

@@ -21,20 +21,25 @@ from sana_wm.generation.clip_release import (
     config_of,
     known_preset,
     locate_clip_release,
+    networks_of,
     patch_of,
     released_sampling,
 )
 from sana_wm.generation.clip_sampling import SAMPLING
 from sana_wm.generation.clip_settings import ClipLane, ClipSettings
 from sana_wm.generation.image_release import load_text_encoder
-from sana_wm.generation.image_settings import DTYPES
-from sana_wm.generation.memory import choose_offload, is_out_of_memory, peak_memory, release_memory, reset_peak
+from sana_wm.generation.known_texts import KnownTexts
+from sana_wm.generation.memory import GB, choose_offload, is_out_of_memory, peak_memory, release_memory, reset_peak
+from sana_wm.generation.memory_formulas import Asked
+from sana_wm.generation.memory_plan import plan_lines, plan_memory
 from sana_wm.generation.mp4 import Mp4Writer
 from sana_wm.generation.planned import read_picture
 from sana_wm.generation.progress import Phases
 from sana_wm.models.family import CAUSAL_PRESET
-from sana_wm.models.pretrained import FORMAT
+from sana_wm.models.pretrained import FORMAT, check_quantise, read_config
 from sana_wm.models.prompt_encoder import instruction, prepare_prompt, read_instruction
+from sana_wm.models.quantised import torchao_primitives
+from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.transformer import SanaTransformer
 from sana_wm.models.video_vae import VideoVAE
 from sana_wm.models.wan_vae import load_video_vae, vae_sizes
@@ -62,6 +67,8 @@ def generate_clips(settings: ClipSettings, console: Console | None = None) -> Re
     that memory holds one of them at a time; decoding begins when all clips are denoised. LongSANA is decoded block by
     block, so nothing is kept of a video but the states of its two networks.
 
+    How much memory that will take is told first; with ``plan`` nothing else is done.
+
     Args:
         console: for notes and progress; None: stderr.
 
@@ -75,6 +82,10 @@ def generate_clips(settings: ClipSettings, console: Console | None = None) -> Re
     job = _Job(settings, Phases(console))
     try:
         with job.phases:
+            for note in job.notes():
+                job.phases.note(note)
+            if settings.plan:
+                return Result([], 0, time.monotonic() - began, 0.0, job.plan.peak, "expected memory")
             job.run()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {job.written()}") from None
@@ -85,9 +96,6 @@ def generate_clips(settings: ClipSettings, console: Console | None = None) -> Re
     loading = sum(seconds for name, seconds in job.phases.seconds.items() if name.startswith("load"))
     seconds = time.monotonic() - began
     return Result(job.done, job.frames * len(job.done), seconds, loading, *peak_memory(job.device))
-
-
-Texts = dict[tuple[str, bool], tuple[Tensor, Tensor]]  # (as it is encoded, with the instruction?) -> features, mask
 
 
 class _Job:
@@ -106,18 +114,18 @@ class _Job:
         self.sampling = s.sampling(released_sampling(s.model, self.folder, s.transformer, s.preset))
         given = s.instruction
         self.instruction = instruction("video") if given is None else read_instruction(given)
-        automatic = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(automatic if s.device == "auto" else s.device)
-        self.dtype = DTYPES.get(s.dtype) or (torch.bfloat16 if self.device.type == "cuda" else torch.float32)
+        self.device, self.dtype = s.place()
+        self.texts = KnownTexts()
+        self._measure()
         self._plan()
 
-    def _plan(self) -> None:
+    def _measure(self) -> None:
         """Sizes and lengths, from the files' configurations alone."""
         channels, compression, self.stride = vae_sizes(self.folder / "vae")
         config, s = config_of(self.weights), self.settings
         self.patch = patch_of(config, channels)
         how = {"tiling": s.tiling, "lowercase": s.lowercase, "cell": compression * self.patch, "stride": self.stride}
-        self.pipeline = ClipPipeline(None, None, self._known, self.sampling, base_of(config, channels), **how)
+        self.pipeline = ClipPipeline(None, None, self.texts, self.sampling, base_of(config, channels), **how)
         self.size = self.pipeline.asked(s.height, s.width, self.picture)
         self.inside = self.pipeline.inside(*self.size)
         self.frames = s.num_frames(self.sampling, self.stride)
@@ -128,11 +136,27 @@ class _Job:
                 f"script={s.script}: its last scene begins at {last:g} seconds and the video ends at {ends:.4g}; give "
                 f"seconds={last + 10:g} or more"
             )
-        self.texts: Texts = {}
+
+    def _plan(self) -> None:
+        """How much memory it will take, from the files' configurations and headers alone."""
+        s, kind = self.settings, self.settings.kind("quantise")
+        config, saved_as = read_config(self.weights, self._preset())
+        check_quantise(self.weights, saved_as, kind)
+        self._check_transformer(config)
+        if s.kinds():
+            torchao_primitives()  # that it is not installed is told before anything is read
+        self.offload = choose_offload(s.offload, self.device, [self.weights, self.folder / "vae"])
+        self.networks = networks_of(self.folder, config, saved_as)
+        streams, frames = self.sampling.streams, self.latent_frames
+        _, compression, _ = vae_sizes(self.folder / "vae")
+        self.asked = Asked(
+            tuple(side // compression for side in self.inside), max(config.chunks(frames)) if streams else frames, 1,
+            self.sampling.guidance != 1, self.dtype, kind, s.kind("quantise_text"), None,
+            "off" if streams else s.tiling, streams and not self.offload.sequential,
+        )  # fmt: skip
+        self.plan = plan_memory(self.networks, self.asked, self.device)
 
     def run(self) -> None:
-        for note in self._notes():
-            self.phases.note(note)
         self._encode_texts()
         if self.sampling.streams:
             self._streamed()
@@ -142,23 +166,16 @@ class _Job:
     def _encode_texts(self) -> None:
         s = self.settings
         with self.phases.phase("load text encoder"):
-            encoder = load_text_encoder(self.folder, self.instruction, self.dtype, s.cache, self.device)
+            kind = s.kind("quantise_text")
+            encoder = load_text_encoder(self.folder, self.instruction, self.dtype, s.cache, self.device, kind)
         told = [text for lane in self.lanes for _, text in lane.scenes]
         wanted = dict.fromkeys((self.pipeline.text(text), True) for text in told)
         if self.sampling.guidance != 1:
             wanted[prepare_prompt(s.negative_prompt, s.lowercase), False] = None
         with self.phases.phase("encode prompts", len(wanted)) as tell:
-            for text, instruct in wanted:
-                features, mask = encoder([text], instruct)
-                self.texts[text, instruct] = features[0].cpu(), mask[0].cpu()
-                tell(len(self.texts))
+            self.texts.encode(encoder, wanted, tell)
         del encoder
         release_memory()
-
-    def _known(self, prompts: Sequence[str], instruct: bool) -> tuple[Tensor, Tensor]:
-        """The pipeline's encoder: of texts that were encoded before."""
-        features, masks = zip(*(self.texts[text, instruct] for text in prompts), strict=True)
-        return torch.stack(features), torch.stack(masks)
 
     def _clips(self) -> None:
         """Latents of every clip, then the frames of every clip."""
@@ -187,7 +204,7 @@ class _Job:
         vae.check_streams()
         transformer = self._transformer()
         self._check_scenes(transformer.config.chunks(self.latent_frames))
-        offload = choose_offload(self.settings.offload, self.device, [self.weights, self.folder / "vae"])
+        offload = self.offload
         pipeline.vae, pipeline.transformer = vae, transformer
         picture = None
         if self.picture is not None:
@@ -250,15 +267,22 @@ class _Job:
         with self.phases.phase("load autoencoder"):
             return load_video_vae(self.folder / "vae", self.dtype)
 
-    def _transformer(self) -> SanaTransformer:
-        channels, compression, _ = vae_sizes(self.folder / "vae")
-        grid = tuple(side // compression for side in self.inside)
+    def _preset(self) -> str | None:
+        """How the weights were trained, where their files do not say it."""
         preset = self.settings.preset
         if preset is None and self.sampling.streams and config_of(self.weights).get("format") != FORMAT:
-            preset = CAUSAL_PRESET  # published files do not say how their blocks hang together; our own do
+            return CAUSAL_PRESET  # published files do not say how their blocks hang together; our own do
+        return preset
+
+    def _transformer(self) -> SanaTransformer:
         with self.phases.phase("load transformer"):
-            network = SanaTransformer.from_pretrained(self.weights, preset=preset, dtype=self.dtype, grid=grid)
-        c = network.config
+            how = {"dtype": self.dtype, "grid": self.asked.grid, "quantise": self.settings.kind("quantise")}
+            network = SanaTransformer.from_pretrained(self.weights, preset=self._preset(), **how)
+        return network.requires_grad_(False).eval()
+
+    def _check_transformer(self, c: SanaConfig) -> None:
+        """Raise ValueError for weights of another release, or that another command is for."""
+        channels, _, _ = vae_sizes(self.folder / "vae")
         if c.in_channels != channels or c.patch_size != self.patch:
             raise ValueError(
                 f"{self.weights}: takes {c.in_channels} channels in patches of {c.patch_size}, expected {channels} and "
@@ -271,9 +295,9 @@ class _Job:
                 f"{self.weights}: its config.json says it sees whole clips (temporal={c.temporal!r}), and LongSANA "
                 "goes block by block: give preset=longsana-2b-480p if it was trained for that, or model=sana-video-2b"
             )
-        return network.requires_grad_(False).eval()
 
-    def _notes(self) -> Iterator[str]:
+    def notes(self) -> Iterator[str]:
+        """For people: what is made, and how much memory it will take."""
         s, (height, width), dtype = self.sampling, self.size, str(self.dtype).removeprefix("torch.")
         if s.streams and self.picture is not None:
             yield "LongSANA was distilled from prompts alone: it may leave the picture quickly"
@@ -286,6 +310,7 @@ class _Job:
             f"{self.frames} frames of {height}x{width}{made} at {s.fps:g} fps: {self.sampling_steps} steps"
             f"{' of each block' * s.streams}, guidance {s.guidance:g}, {dtype} on {self.device}"
         )
+        yield from plan_lines(self.networks, self.asked, self.device, self.plan)
 
     def _about(self, lane: ClipLane) -> dict[str, Any]:
         """What a file says of itself: enough to make it again."""
@@ -302,7 +327,7 @@ class _Job:
         times = [round(1000 * sigma, 3) for sigma in self.sampling.schedule().tolist()]
         about |= {"made_at": list(self.inside), "timesteps": times}
         about |= {"instruction": self.instruction, "lowercase": s.lowercase}
-        return about | {"dtype": str(self.dtype).removeprefix("torch.")}
+        return about | {"dtype": str(self.dtype).removeprefix("torch.")} | s.kinds()
 
     def written(self) -> str:
         """For people: which files there are."""
@@ -315,6 +340,7 @@ class _Job:
         s, streams = self.settings, self.sampling.streams
         advice = {
             "dtype=bfloat16": self.dtype == torch.float32,
+            **s.fewer_bits(),
             "offload=sequential": streams and self.device.type == "cuda" and s.offload != "sequential",
             "tiling=on, to decode in tiles": not streams and s.tiling != "on" and "decode" in self.phases.current,
             f"frames={self.stride * max(1, self.latent_frames // 2) + 1}": not streams and self.latent_frames > 2,
@@ -323,4 +349,5 @@ class _Job:
             "a device with more memory": True,
         }
         listed = ", ".join(line for line, helps in advice.items() if helps)
-        return f"out of memory on {self.device} at {self.phases.current!r}. Try, in this order: {listed}"
+        expected = f"expected was a peak of {self.plan.peak / GB:.2f} GB"
+        return f"out of memory on {self.device} at {self.phases.current!r} ({expected}). Try, in this order: {listed}"

@@ -6,12 +6,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from sana_wm.generation.aspect import video_base_of_grid
 from sana_wm.generation.clip_names import RELEASES, preset_of
 from sana_wm.generation.clip_sampling import SAMPLING, ClipSampling
-from sana_wm.generation.image_release import locate_parts
+from sana_wm.generation.image_release import locate_parts, text_shapes
+from sana_wm.generation.memory_formulas import VideoCoder
+from sana_wm.generation.memory_plan import Networks
 from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO
 from sana_wm.models.pretrained import FORMAT
+from sana_wm.models.sana_config import SanaConfig
+from sana_wm.models.wan_vae import WanVAE, vae_class, vae_sizes
 
 
 def locate_clip_release(model: str) -> Path:
@@ -64,6 +70,28 @@ def released_sampling(model: str, folder: Path, transformer: Path | None, preset
     if shift is None:
         raise ValueError(f"{file}: expected a scheduler with flow_shift (or shift); or say preset={'|'.join(SAMPLING)}")
     return replace(SAMPLING["sana-video-2b-480p"], shift=float(shift))
+
+
+def networks_of(folder: Path, transformer: SanaConfig, saved_as: str | None) -> Networks:
+    """What a release is made of, from its configurations and the headers of its files: no tensor is read."""
+    return Networks(transformer, text_shapes(folder), video_coder(folder / "vae"), saved_as)
+
+
+def video_coder(vae: Path) -> VideoCoder:
+    """The autoencoder of a folder, as far as memory goes.
+
+    Raises:
+        ValueError: as :func:`~sana_wm.models.wan_vae.vae_class`. ImportError: no diffusers.
+    """
+    kind, (_, cell, stride) = vae_class(vae), vae_sizes(vae)
+    network = kind.blank(json.loads((vae / "config.json").read_text()))
+    values, config = sum(tensor.numel() for tensor in network.vae.state_dict().values()), network.vae.config
+    if wan := kind is WanVAE:
+        features = (config.decoder_base_dim or config.base_dim) * config.dim_mult[0] / (config.patch_size or 1) ** 2
+    else:
+        features = config.decoder_block_out_channels[0] / config.upsample_factor[0] / config.patch_size**2
+    tile = network.vae.tile_sample_min_height
+    return VideoCoder(values, torch.float32 if wan else None, cell, stride, features, network.streams, wan, tile)
 
 
 def config_of(transformer: Path) -> dict:

@@ -9,10 +9,10 @@ from typing import Any
 
 from sana_wm.generation.clip_sampling import SAMPLING, ClipSampling
 from sana_wm.generation.image_sampling import NULL_MASKS, check_guidance, is_finite
-from sana_wm.generation.image_settings import DTYPES, sides_of
+from sana_wm.generation.image_settings import sides_of
+from sana_wm.generation.resources import Resources
 
 CHOICES = {
-    "dtype": ("auto", *DTYPES),
     "offload": ("auto", "sequential", "none"),
     "tiling": ("auto", "on", "off"),
     "null_mask": (None, *NULL_MASKS),
@@ -37,7 +37,7 @@ class ClipLane:
 
 
 @dataclass(frozen=True)
-class ClipSettings:
+class ClipSettings(Resources):
     """What to make, and how; None leaves a value to the release. ``configs/generate/clip.yaml`` says what each is for.
 
     Raises:
@@ -73,6 +73,9 @@ class ClipSettings:
     dtype: str = "auto"
     offload: str = "auto"
     tiling: str = "auto"
+    quantise: str = "none"
+    quantise_text: str = "none"
+    plan: bool = False
     out: Path = Path("outputs")
     overwrite: bool = False
 
@@ -102,6 +105,7 @@ class ClipSettings:
             if getattr(self, name) not in known:
                 expected = ", ".join("null" if choice is None else choice for choice in known)
                 raise ValueError(f"{name}={getattr(self, name)}: expected one of {expected}")
+        self.check_resources()
         self._set_size()
         self._check_numbers()
 
@@ -152,7 +156,7 @@ class ClipSettings:
                 for i, (scenes, seed) in enumerate(wanted)
             ]
         for path in paths:
-            if path.is_dir() or (path.exists() and not self.overwrite):
+            if path.is_dir() or (path.exists() and not (self.overwrite or self.plan)):
                 raise ValueError(f"{path} exists: name another out=, or add overwrite=true")
         return [ClipLane(scenes, seed, path) for (scenes, seed), path in zip(wanted, paths, strict=True)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from sana_wm.generation.image_release import (
     networks_of,
     sampling_of,
 )
-from sana_wm.generation.image_settings import DTYPES, ImageSettings, Lane
+from sana_wm.generation.image_settings import ImageSettings, Lane
+from sana_wm.generation.known_texts import KnownTexts
 from sana_wm.generation.memory import GB, is_out_of_memory, peak_memory, release_memory, reset_peak
-from sana_wm.generation.memory_plan import Asked, changes_that_help, plan_memory
+from sana_wm.generation.memory_formulas import Asked
+from sana_wm.generation.memory_plan import plan_lines, plan_memory
 from sana_wm.generation.planned import read_picture
 from sana_wm.generation.progress import Phases
 from sana_wm.models.dc_ae import DCAE
@@ -66,7 +68,7 @@ def generate_images(settings: ImageSettings, console: Console | None = None) -> 
     job, written = _Job(settings), []
     try:
         with Phases(console) as job.phases:
-            for line in job.plan_lines():
+            for line in plan_lines(job.networks, job.asked, job.device, job.plan):
                 job.phases.note(line)
             if settings.plan:
                 return Result([], time.monotonic() - began, job.plan.peak, "expected memory")
@@ -86,9 +88,6 @@ def _count(written: list[Path], lanes: list[Lane]) -> str:
     return f"{len(written)} of {len(lanes)} pictures were written"
 
 
-Texts = dict[tuple[str, bool], tuple[Tensor, Tensor]]  # (as it is encoded, with the instruction?) -> features, mask
-
-
 class _Job:
     """The phases."""
 
@@ -101,11 +100,7 @@ class _Job:
         self.picture = None if settings.picture is None else read_picture(settings.picture)
         self.folder = locate_image_release(settings.model)
         self.sampling = settings.sampling(sampling_of(settings.model, self.folder))
-        name = settings.device
-        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        self.dtype = DTYPES.get(settings.dtype)
-        if self.dtype is None:
-            self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.device, self.dtype = settings.place()
         self.cell = compression_of(self.folder / "vae")
         self.size, self.inside = self._sizes()
         guided = self.sampling.sampler != "scm" and self.sampling.guidance != 1
@@ -116,7 +111,7 @@ class _Job:
             self.dtype, settings.kind("quantise"), settings.kind("quantise_text"), settings.tile,
         )  # fmt: skip
         self.plan = plan_memory(self.networks, self.asked, self.device)
-        if "int" in settings.quantise + settings.quantise_text:
+        if settings.kinds():
             torchao_primitives()  # that it is not installed is told before anything is read
         given = settings.instruction
         self.instruction = instruction_of(self.sampling) if given is None else read_instruction(given)
@@ -127,18 +122,7 @@ class _Job:
         size = pipeline.asked(self.settings.height, self.settings.width)
         return size, pipeline.inside(*size)
 
-    def plan_lines(self) -> list[str]:
-        """The plan, and where it does not fit what to change."""
-        lines = self.plan.lines()
-        if not self.plan.fits:
-            lines.append("it does not fit. Add, in this order, until it does:")
-            changes = changes_that_help(self.networks, self.asked, self.device, self.plan)
-            lines += [f"  {change}: expected peak {peak / GB:.2f} GB" for change, peak in changes]
-            if not changes:
-                lines.append("  nothing that can be set helps: a smaller member, or a machine with more memory")
-        return lines
-
-    def texts(self) -> Texts:
+    def texts(self) -> KnownTexts:
         s = self.settings
         with self.phases.phase("load text encoder"):
             encoder = load_text_encoder(
@@ -147,17 +131,14 @@ class _Job:
         wanted = dict.fromkeys((prepare_prompt(lane.prompt, s.lowercase), True) for lane in self.lanes)
         if self.sampling.sampler != "scm" and self.sampling.guidance != 1:
             wanted[prepare_prompt(s.negative_prompt, s.lowercase), False] = None
-        texts: Texts = {}
+        texts = KnownTexts()
         with self.phases.phase("encode prompts", len(wanted)) as tell:
-            for text, instruct in wanted:
-                features, mask = encoder([text], instruct)
-                texts[text, instruct] = features[0].cpu(), mask[0].cpu()
-                tell(len(texts))
+            texts.encode(encoder, wanted, tell)
         del encoder
         release_memory()
         return texts
 
-    def pictures(self, texts: Texts) -> Iterator[Path]:
+    def pictures(self, texts: KnownTexts) -> Iterator[Path]:
         pipeline = self._pipeline(texts)
         size = self.size
         latents = self._latents(pipeline, self.inside)
@@ -200,15 +181,10 @@ class _Job:
             dcae = DCAE.from_pretrained(self.folder / "vae", dtype=self.dtype)
         return dcae.requires_grad_(False).eval().to(self.device)
 
-    def _pipeline(self, texts: Texts) -> ImagePipeline:
+    def _pipeline(self, texts: KnownTexts) -> ImagePipeline:
         """Of known texts; its networks are not there yet."""
-
-        def known(prompts: Sequence[str], instruct: bool) -> tuple[Tensor, Tensor]:
-            features, masks = zip(*(texts[text, instruct] for text in prompts), strict=True)
-            return torch.stack(features), torch.stack(masks)
-
         how = {"tile": self.settings.tile, "lowercase": self.settings.lowercase, "compression": self.cell}
-        return ImagePipeline(None, None, known, self.sampling, base_of(self.folder), **how)
+        return ImagePipeline(None, None, texts, self.sampling, base_of(self.folder), **how)
 
     def _about(self, lane: Lane, size: tuple[int, int]) -> dict[str, Any]:
         """What a file says of itself: enough to make it again."""
@@ -216,20 +192,18 @@ class _Job:
         about = {"model": s.model, "prompt": lane.prompt, "negative_prompt": s.negative_prompt, "seed": lane.seed}
         about |= {"height": size[0], "width": size[1], "lowercase": s.lowercase} | asdict(self.sampling)
         about |= {"instruction": self.instruction, "dtype": str(self.dtype).removeprefix("torch.")}
-        about |= {name: kind for name in ("quantise", "quantise_text") if (kind := s.kind(name)) is not None}
+        about |= s.kinds()
         if s.picture is not None:
             about |= {"picture": str(s.picture), "strength": s.strength}
         return about
 
     def memory_advice(self) -> str:
         s = self.settings
-        smaller = {None: "int8, or int4", "int8": "int4"}
         advice = {
             "batch=1": s.batch > 1,
             "dtype=bfloat16": self.dtype == torch.float32,
             "tile=512, to decode in small tiles": s.tile is None or s.tile > 512,
-            f"quantise_text={smaller.get(s.kind('quantise_text'))}": s.quantise_text != "int4",
-            f"quantise={smaller.get(s.kind('quantise'))}": s.quantise != "int4",
+            **s.fewer_bits(),
             "a smaller member, or a device with more memory": True,
         }
         listed = ", ".join(line for line, helps in advice.items() if helps)

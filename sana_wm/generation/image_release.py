@@ -126,11 +126,15 @@ def networks_of(folder: Path) -> Networks:
         ValueError: parts whose configuration cannot be told.
     """
     config, saved_as = read_config(folder / "transformer")
-    text = WeightFiles(weight_files(folder / "text_encoder")).shapes
     file = folder / "vae" / "config.json"
     autoencoder = config_from(json.loads(file.read_text()) if file.is_file() else None, folder / "vae")
-    shapes = {name: tuple(tensor.shape) for name, tensor in text.items() if not name.startswith("lm_head.")}
-    return Networks(config, shapes, autoencoder or dcae_preset("f32c32-sana-1.1"), saved_as)
+    return Networks(config, text_shapes(folder), autoencoder or dcae_preset("f32c32-sana-1.1"), saved_as)
+
+
+def text_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of a release's text encoder, from the headers of its files: no tensor is read."""
+    held = WeightFiles(weight_files(folder / "text_encoder")).shapes
+    return {name: tuple(tensor.shape) for name, tensor in held.items() if not name.startswith("lm_head.")}
 
 
 def load_text_encoder(

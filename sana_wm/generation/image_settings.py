@@ -6,15 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from sana_wm.diffusion.trigflow import scm_schedule
 from sana_wm.generation.image_sampling import NULL_MASKS, Sampling, check_guidance, is_finite
-from sana_wm.models.quantised import check_kind
+from sana_wm.generation.resources import Resources
 
 COMPRESSION = 32  # pixels along a side of a latent cell, of every member
 _NOT_OF_SPRINT = ("shift", "guided", "null_mask")
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class ImageSettings:
+class ImageSettings(Resources):
     """What to make, and how; None leaves a value to the release.
 
     Attributes:
@@ -37,9 +34,7 @@ class ImageSettings:
         images: pictures of each prompt, of seeds ``seed``, ``seed + 1``, ...
         picture, strength: where Sprint begins, and how much of it may change.
         batch: lanes that are denoised together. tile: pixels of a tile in decoding.
-        quantise, quantise_text: "int8", "int4" or "none": linear maps of the transformer, and of the text encoder, in 8
-            or 4 bits (:mod:`sana_wm.models.quantised`).
-        plan: say how much memory it will take, and stop.
+        device, dtype, quantise, quantise_text, plan: see :class:`~sana_wm.generation.resources.Resources`.
         cache: folder of prompts' features, see :class:`~sana_wm.models.prompt_cache.PromptCache`.
         out: a folder, or for a single picture the name of a file that ends in .png.
 
@@ -95,21 +90,9 @@ class ImageSettings:
         self._check_numbers()
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height={self.height}, width={self.width}: give both or neither")
-        if self.dtype not in ("auto", *DTYPES):
-            raise ValueError(f"dtype={self.dtype}: expected one of auto, {', '.join(DTYPES)}")
-        for name in ("quantise", "quantise_text"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, "none" if value is None else value)
-            check_kind(self.kind(name), name)
-        if not isinstance(self.plan, bool):
-            raise ValueError(f"plan={self.plan}: expected true or false")
+        self.check_resources()
         if self.null_mask is not None and self.null_mask not in NULL_MASKS:
             raise ValueError(f"null_mask={self.null_mask}: expected one of {', '.join(NULL_MASKS)}")
-
-    def kind(self, name: str) -> str | None:
-        """What ``quantise`` or ``quantise_text`` asks for; None: nothing."""
-        value = getattr(self, name)
-        return None if value == "none" else value
 
     def _set_size(self) -> None:
         for name, side in zip(("height", "width"), sides_of(self.size, self.height, self.width), strict=True):

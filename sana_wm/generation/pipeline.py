@@ -265,11 +265,7 @@ class _Decoder:
 
     def __init__(self, vae: VideoVAE, tiling: str):
         self.vae, self.tails = vae, None
-        try:
-            vae.check_streams()
-            self.streams = tiling != "on"
-        except ValueError:
-            self.streams = False
+        self.streams = vae.streams and tiling != "on"
         self.tiles = tiling != "off"
 
     def __call__(self, latents: Tensor) -> Iterator[np.ndarray]:

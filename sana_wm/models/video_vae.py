@@ -56,6 +56,25 @@ class VideoVAE(nn.Module):
         build = getattr(diffusers, cls.network)
         return cls(build.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True))
 
+    @classmethod
+    def blank(cls, config: dict) -> VideoVAE:
+        """Of a config.json of diffusers, without weights (on the meta device). ImportError: no diffusers."""
+        try:
+            import diffusers
+        except ImportError as error:
+            raise ImportError(NEEDED) from error
+        with torch.device("meta"):
+            return cls(getattr(diffusers, cls.network).from_config(config))
+
+    @property
+    def streams(self) -> bool:
+        """Whether latents can be decoded one after the other (:meth:`check_streams`)."""
+        try:
+            self.check_streams()
+        except ValueError:
+            return False
+        return True
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the folder that :meth:`from_pretrained` and diffusers read."""
         self.vae.save_pretrained(folder, safe_serialization=True)

@@ -354,6 +354,8 @@ def test_networks_take_turns(place, tmp_path, monkeypatch, kind, picture):
         return load
 
     class Recorder:
+        sequential = True
+
         @contextmanager
         def use(self, module):
             assert busy == []

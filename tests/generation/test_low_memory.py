@@ -1,28 +1,39 @@
-"""Little memory on the whole way: quantised networks, the plan that is told first, and 4096 pixels in tiles."""
+"""Little memory on the whole way, of pictures and videos: quantised networks, the plan told first, 4096 px in tiles."""
 
 import io
 import re
 import shutil
+from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
-from sana_wm.generation import image_job, memory_plan
+from sana_wm.generation import clip_job, image_job, memory_plan
+from sana_wm.generation.clip_job import generate_clips
+from sana_wm.generation.clip_release import video_coder
+from sana_wm.generation.clip_settings import ClipSettings
 from sana_wm.generation.image_file import read_settings
 from sana_wm.generation.image_job import generate_images
 from sana_wm.generation.image_release import networks_of
 from sana_wm.generation.image_settings import ImageSettings
-from sana_wm.generation.memory_plan import Networks, gemma2_2b
+from sana_wm.generation.memory_formulas import Asked, VideoCoder, gemma2_2b
+from sana_wm.generation.memory_plan import Networks, changes_that_help, plan_memory
+from sana_wm.generation.mp4 import read_about
 from sana_wm.models.dc_ae import DCAE_PRESETS, Decoder
 from sana_wm.models.presets import preset
 from sana_wm.models.quantised import kind_of
 from sana_wm.models.transformer import SanaTransformer
+from sana_wm.models.wan_vae import load_video_vae
+from tests.generation.tiny_clip import tiny_clip_release
 from tests.generation.tiny_image import diffusers_transformer, tiny_image_release
 
 pytest.importorskip("diffusers")
 QUIET = Console(quiet=True)
+WAN = VideoCoder(126_892_531, torch.float32, 8, 4, 96.0, True, True, 256)  # of Wan 2.1
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +131,7 @@ def test_the_plan_comes_before_the_work_and_names_what_to_change(sana, tmp_path,
         assert "it does not fit" in text
         assert re.findall(r"^  (\S+): expected peak \d+\.\d\d GB$", text, re.MULTILINE) == [expected], text
     monkeypatch.setattr(memory_plan, "available_memory", lambda device: 1)
-    monkeypatch.setattr(image_job, "changes_that_help", lambda *_: [])
+    monkeypatch.setattr(memory_plan, "changes_that_help", lambda *_: [])
     assert "a machine with more memory" in told(settings(sana, tmp_path / "b.png", plan=True))[1]
 
 
@@ -137,6 +148,92 @@ def test_want_of_memory_says_what_was_expected_and_what_helps(sana, tmp_path, mo
     monkeypatch.setattr(image_job, "write_png", full)
     with pytest.raises(ValueError, match=r"expected was a peak of \d.*quantise=int8, or int4"):
         generate_images(settings(sana, tmp_path), QUIET)
+
+
+# --- videos ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return tiny_clip_release(tmp_path_factory.mktemp("clip"), shift=5.0, sample_size=4)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    return tiny_clip_release(tmp_path_factory.mktemp("long"), causal=True, sample_size=4)
+
+
+def video(release, out, **changes):
+    given = {"prompt": "a cat", "size": [32, 48], "frames": 9, "steps": 2, "device": "cpu"}
+    return ClipSettings(str(release), out=out, **given | changes)
+
+
+def told_of_video(given):
+    text = io.StringIO()
+    made = generate_clips(given, Console(file=text, width=200))
+    return made, text.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "most"), [("int8", 3), ("int4", 40)])
+def test_videos_of_quantised_networks_look_alike(clip, tmp_path, kind, most):
+    pytest.importorskip("torchao")
+    both = {"quantise": kind, "quantise_text": kind}
+    frames = []
+    for name, given in (("full", {}), ("small", both)):
+        (path,) = generate_clips(video(clip, tmp_path / f"{name}.mp4", **given), QUIET).paths
+        assert {key: value for key, value in read_about(path).items() if key in both} == given
+        with av.open(str(path)) as opened:
+            shown = [picture.to_ndarray(format="rgb24").astype(float) for picture in opened.decode(video=0)]
+        frames.append(np.stack(shown))
+    assert 0 < np.abs(frames[0] - frames[1]).mean() < most
+
+
+def test_a_plan_of_a_video_reads_no_weights_and_writes_nothing(clip, long, tmp_path, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(SanaTransformer, "from_pretrained", read)
+    for name in ("load_text_encoder", "load_video_vae"):
+        monkeypatch.setattr(clip_job, name, read)
+    for release, frames, phases in (
+        (clip, 9, ["text encoder", "transformer", "autoencoder"]),
+        (long, 17, ["text encoder", "transformer and autoencoder"]),
+    ):
+        steps = {} if release == clip else {"steps": None}
+        made, text = told_of_video(video(release, tmp_path / "out", plan=True, frames=frames, **steps))
+        assert made.paths == [] and not (tmp_path / "out").exists() and made.memory == "expected memory"
+        assert re.findall(r"^(\S.*?) +weights", text, re.MULTILINE) == phases
+        assert f"expected peak {made.peak / 1e9:.2f} GB; available on cpu" in text and "does not fit" not in text
+
+
+def test_a_plan_of_a_video_names_what_to_change(clip, tmp_path, monkeypatch):
+    published = Networks(preset("sana-video-2b-480p", depth=2), gemma2_2b(), WAN)
+    monkeypatch.setattr(clip_job, "networks_of", lambda *_: published)
+    asked = Asked((60, 104), 21, dtype=torch.float32)
+    for gigabytes, expected in ((11, ["tiling=on", "dtype=bfloat16"]), (1, [])):
+        monkeypatch.setattr(memory_plan, "available_memory", lambda device, gb=gigabytes: int(gb * 1e9))
+        plan = plan_memory(published, asked, "cpu")
+        changes = [name for name, _ in changes_that_help(published, asked, "cpu", plan)]
+        assert changes[: len(expected)] == expected and (gigabytes == 11) == (len(changes) == len(expected)), changes
+    assert {"tiling=on", "dtype=bfloat16", "frames=37"} < set(changes)
+    _, text = told_of_video(video(clip, tmp_path / "a.mp4", plan=True))
+    assert "it does not fit. Add" in text
+
+
+def test_weights_of_video_autoencoders_are_counted_to_the_byte(clip):
+    for kind, dtype in (("clip", torch.float32), ("ltx", torch.bfloat16)):
+        release = clip if kind == "clip" else tiny_clip_release(clip.parent / "ltx", vae="ltx", sample_size=4)
+        network = load_video_vae(release / "vae", dtype)
+        held = sum(tensor.nbytes for tensor in network.vae.state_dict().values())
+        assert video_coder(release / "vae").weights(Asked((2, 3), dtype=dtype)) == held
+
+
+def test_decoding_latent_by_latent_takes_the_same_for_any_length_and_tiles_take_less():
+    short, far = (WAN.working(Asked((60, 104), frames)) for frames in (21, 210))
+    assert short == far > 10e9 > 4e9 > WAN.working(Asked((60, 104), 21, tiling="on"))
+    ltx = replace(WAN, dtype=None, features=8.0, streams=False, by_frame=False, cell=32, stride=8, tile=512)
+    sizes = [ltx.working(Asked((22, 40), frames, tiling=how)) for frames in (11, 21) for how in ("auto", "off")]
+    assert sizes[0] < sizes[1] < sizes[3] and 1.8 * sizes[0] < sizes[2] < 2 * sizes[0]
 
 
 # --- 4096 pixels -----------------------------------------------------------------------------------------------------

@@ -9,20 +9,22 @@ import pytest
 import torch
 
 from sana_wm.generation import memory_plan
-from sana_wm.generation.memory_plan import (
+from sana_wm.generation.memory_formulas import (
     Asked,
-    MemoryPlan,
-    Networks,
-    Phase,
     autoencoder_weights,
     autoencoder_working,
-    available_memory,
-    changes_that_help,
     gemma2_2b,
-    plan_memory,
     text_weights,
     transformer_weights,
     transformer_working,
+)
+from sana_wm.generation.memory_plan import (
+    MemoryPlan,
+    Networks,
+    Phase,
+    available_memory,
+    changes_that_help,
+    plan_memory,
 )
 from sana_wm.models.dc_ae import DCAE, DCAE_PRESETS, DCAEConfig
 from sana_wm.models.family import FAMILY
@@ -166,3 +168,21 @@ def test_memory_of_this_machine():
     there = available_memory(torch.device("cpu"))
     assert there is None or 1e8 < there < 1e14
     assert available_memory(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_tightest_limit_of_a_container_counts(monkeypatch, tmp_path, version):
+    limit, used, forgotten = memory_plan._V1 if version == 1 else memory_plan._V2
+    root = tmp_path / "memory" if version == 1 else tmp_path
+    for group, most in (("", 2**63 - 4096 if version == 1 else "max"), ("a", 5_000), ("a/b", 9_000)):
+        (root / group).mkdir(parents=True, exist_ok=True)
+        for name, value in ((limit, most), (used, 3_000), ("memory.stat", f"cache 7\n{forgotten} 500")):
+            (root / group / name).write_text(str(value))
+    own = tmp_path / "own"
+    own.write_text("3:cpu,memory:/a/b\n2:pids:/c\n" if version == 1 else "0::/a/b\n")
+    monkeypatch.setattr(memory_plan, "OWN_GROUPS", own)
+    monkeypatch.setattr(memory_plan, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory_plan, "_resident", lambda: 100)
+    assert available_memory(torch.device("cpu")) == 5_000 - 3_000 + 500 + 100
+    own.write_text("1:name=systemd:/\n")
+    assert memory_plan._of_container() is None
