@@ -1,11 +1,12 @@
-"""Peak memory of every phase of making a picture, measured on this CPU with random weights of the published sizes,
-beside what :mod:`sana_wm.generation.memory_plan` expects.
+"""Peak memory of every phase of making a picture or a video, measured on this CPU with random weights of the published
+sizes, beside what :mod:`sana_wm.generation.memory_plan` expects.
 
     python -m benchmarks.memory                      all rows; what is measured is kept in runs/memory/rows.json
     python -m benchmarks.memory --rows 0 3           some of them
     python -m benchmarks.memory --no-measure         the table, of what is kept
 
-Each row runs alone in a process (:mod:`benchmarks.memory_phase`), one denoising step, one thread. Linux only.
+Each row runs alone in a process (:mod:`benchmarks.memory_phase`), one denoising step, one thread: an hour and a half in
+all. Linux only.
 """
 
 import argparse
@@ -19,58 +20,46 @@ import torch
 from rich.console import Console
 
 from benchmarks.kept import Kept
+from benchmarks.memory_phase import published_video_vae
+from sana_wm.generation.clip_release import coder_of
 from sana_wm.generation.memory import GB
 from sana_wm.generation.memory_formulas import Asked, gemma2_2b
 from sana_wm.generation.memory_plan import MemoryPlan, Networks, plan_memory
 from sana_wm.models.dc_ae_config import dcae_preset
 from sana_wm.models.presets import preset
 
-# In the order of what they tell, for who stops early: half an hour of one core. What a step takes beside the weights
-# does not depend on how many blocks there are, so that the large members are measured at 512 pixels.
-ROWS: list[dict] = [
-    {"phase": "transformer", "model": "sana-600m", "quantise": "int4"},
-    {"phase": "text encoder", "quantise": "int4"},
-    {"phase": "text encoder"},
-    {"phase": "transformer", "model": "sana-1600m", "quantise": "int4", "side": 512},
-    {"phase": "transformer", "model": "sana-1600m", "quantise": "int8", "side": 512},
-    {"phase": "transformer", "model": "sana-1600m", "side": 512},
-    {"phase": "autoencoder", "dtype": "float32"},
-    {"phase": "transformer", "model": "sana1.5-4800m", "quantise": "int4", "side": 512},
-    {"phase": "autoencoder", "side": 512},
-    {"phase": "text encoder", "quantise": "int8"},
-    {"phase": "autoencoder", "dtype": "float32", "tile": 512},
-    {"phase": "transformer", "model": "sana-600m", "quantise": "int8"},
-    {"phase": "transformer", "model": "sana-600m"},
-    {"phase": "transformer", "model": "sana-sprint-1600m", "quantise": "int4"},
-    {"phase": "transformer", "model": "sana1.5-4800m", "side": 512},
-    {"phase": "transformer", "model": "sana-video-2b-480p", "quantise": "int4", "grid": [60, 104]},
-    {"phase": "transformer", "model": "sana-1600m", "quantise": "int4"},
-    {"phase": "autoencoder", "dtype": "float32", "side": 4096, "tile": 1024},
+GRID_480P, GRID_720P = [60, 104], [22, 40]
+# Member, side in pixels or latents, and what else: where a step is long, two of its blocks, which take what all take
+# but for their states (at most 0.1 GB; of LongSANA also the last frames, 0.2 GB).
+MEMBERS: list[tuple[str, dict]] = [
+    ("sana-600m", {}),
+    ("sana-1600m", {}),
+    ("sana-1600m-2k", {"side": 2048, "blocks": 2}),
+    ("sana-1600m-4k", {"side": 4096, "blocks": 2}),
+    ("sana1.5-4800m", {}),
+    ("sana-sprint-1600m", {}),
+    ("sana-video-2b-480p", {"grid": GRID_480P, "frames": 21, "blocks": 2}),
+    ("sana-video-2b-720p", {"grid": GRID_720P, "frames": 11, "blocks": 2}),
+    ("longsana-2b-480p", {"grid": GRID_480P, "frames": 10, "guided": False, "blocks": 2}),
 ]
-
-
-# What is not measured: members and modes by the formula alone, at the size that a member was trained at.
-BY_FORMULA: list[dict] = [
-    {"phase": "transformer", "model": model, "side": side, "quantise": kind, **more}
-    for model, side, more in (
-        ("sana-600m", 1024, {}),
-        ("sana-1600m", 1024, {}),
-        ("sana-1600m-2k", 2048, {}),
-        ("sana-1600m-4k", 4096, {}),
-        ("sana1.5-4800m", 1024, {}),
-        ("sana-sprint-1600m", 1024, {}),
-        ("sana-video-2b-480p", 0, {"grid": [60, 104], "frames": 21}),
-        ("sana-video-2b-720p", 0, {"grid": [22, 40], "frames": 11}),
-        ("longsana-2b-480p", 0, {"grid": [60, 104], "frames": 10, "guided": False}),
-    )
-    for kind in (None, "int8", "int4")
-] + [
-    {"phase": "autoencoder", "side": 1024},
+ROWS: list[dict] = [
+    *({"phase": "text encoder"} | kind for kind in ({}, {"quantise": "int8"}, {"quantise": "int4"})),
+    *(
+        {"phase": "transformer", "model": model} | kind | more
+        for model, more in MEMBERS
+        for kind in ({}, {"quantise": "int8"}, {"quantise": "int4"})
+    ),
+    {"phase": "autoencoder", "dtype": "float32"},
+    {"phase": "autoencoder", "dtype": "float32", "tile": 512},
+    {"phase": "autoencoder"},
+    {"phase": "autoencoder", "tile": 512},
     {"phase": "autoencoder", "side": 2048},
     {"phase": "autoencoder", "side": 2048, "tile": 512},
-    {"phase": "autoencoder", "side": 4096, "tile": 4096},
     {"phase": "autoencoder", "side": 4096},
     {"phase": "autoencoder", "side": 4096, "tile": 512},
+    {"phase": "video autoencoder", "dtype": "float32", "grid": GRID_480P, "frames": 3},
+    {"phase": "video autoencoder", "dtype": "float32", "grid": GRID_480P, "frames": 21, "tiling": "on"},
+    {"phase": "video autoencoder", "network": "AutoencoderKLLTX2Video", "grid": GRID_720P, "frames": 11},
 ]
 COLUMNS = ("phase", "what", "weights", "working", "peak, formula", "peak, measured", "below 8 GB")
 
@@ -86,50 +75,38 @@ def measured(row: dict) -> dict[str, float]:
 
 def expected(row: dict) -> MemoryPlan:
     """The plan of a row's one phase, on a CPU."""
-    grid = row.get("grid") or [row.get("side", 1024) // 32] * 2
-    model, dtype, kind = (
-        row.get("model", "sana-600m"),
-        getattr(torch, row.get("dtype", "bfloat16")),
-        row.get("quantise"),
-    )
+    grid, kind = row.get("grid") or [row.get("side", 1024) // 32] * 2, row.get("quantise")
+    model, dtype = row.get("model", "sana-600m"), getattr(torch, row.get("dtype", "bfloat16"))
     guided = row.get("guided", "sprint" not in model)
     asked = Asked(tuple(grid), row.get("frames", 1), 1, guided, dtype, kind, kind, row.get("tile"))
-    if row["phase"] == "autoencoder" and row.get("tile") is None and row.get("side", 1024) <= 2048:
-        asked = replace(asked, tile=2048)
-    networks = Networks(preset(model), gemma2_2b(), dcae_preset("f32c32-sana-1.1"))
-    plan = plan_memory(networks, asked, "cpu")
-    return replace(plan, phases=tuple(phase for phase in plan.phases if phase.name == row["phase"]))
+    if row["phase"] == "video autoencoder":
+        coder = coder_of(published_video_vae(row.get("network", "AutoencoderKLWan")))
+        asked = replace(asked, tiling=row.get("tiling", "auto"))
+    else:
+        coder = dcae_preset("f32c32-sana-1.1")
+    plan = plan_memory(Networks(preset(model), gemma2_2b(), coder), asked, "cpu")
+    return replace(plan, phases=tuple(phase for phase in plan.phases if row["phase"].endswith(phase.name)))
 
 
 def cells(row: dict, found: dict | None) -> tuple[str, ...]:
     plan = expected(row)
     (phase,) = plan.phases
-    size = f"{row['frames']} latent frames of {row['grid']}" if row.get("frames", 1) > 1 else ""
-    side = row.get("side", 1024) if row["phase"] != "text encoder" and "grid" not in row else None
-    told = [
-        row.get("model", ""),
-        f"{side} px" if side else size,
-        row.get("dtype", "bfloat16"),
-        row.get("quantise") or "",
-    ]
-    told += [f"tile {row['tile']}"] if "tile" in row else []
+    told = [row.get("model") or row.get("network", "AutoencoderKLWan" if "video" in row["phase"] else "")]
+    if "grid" in row:
+        told.append("{1} latent frames of {0[0]} x {0[1]}".format(row["grid"], row["frames"]))
+    elif row["phase"] != "text encoder":
+        told.append(f"{row.get('side', 1024)} px")
+    told += [row.get("dtype", "bfloat16"), row.get("quantise", "")]
+    told += [f"tile {row.get('tile')}"] * ("tile" in row) + ["in tiles"] * ("tiling" in row)
     peak = plan.peak if found is None else found["peak"]
     numbers = [f"{value / GB:.2f}" for value in (phase.weights, phase.working, plan.peak)]
-    last = "-" if found is None else f"{found['peak'] / GB:.2f}"
+    last = "-" if found is None else f"{found['peak'] / GB:.2f}" + "*" * ("blocks" in row)
     return row["phase"], ", ".join(part for part in told if part), *numbers, last, "yes" if peak < 8 * GB else "no"
 
 
-def _said(row: dict) -> dict:
-    """A row without what is the case anyway."""
-    return {name: value for name, value in row.items() if value is not None and (name, value) != ("side", 1024)}
-
-
 def table(kept: dict) -> list[str]:
-    """Lines of Markdown: what was measured, then what is by formula alone. Numbers are GB (1e9 bytes)."""
-    rows = [(row, kept.get(json.dumps(row))) for row in ROWS if json.dumps(row) in kept]
-    done = [_said(row) for row, _ in rows]
-    rows += [(row, None) for row in BY_FORMULA if _said(row) not in done]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row, found) for row, found in rows)]
+    """Lines of Markdown; what was not measured is by the formula alone. Numbers are GB (1e9 bytes)."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row, kept.get(json.dumps(row))) for row in ROWS)]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 

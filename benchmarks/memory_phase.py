@@ -97,7 +97,7 @@ def transformer(
     return base, loaded, time.monotonic() - began
 
 
-def autoencoder(side=1024, tile=None, dtype="bfloat16", model="f32c32-sana-1.1", encode=False):
+def autoencoder(side=1024, tile="auto", dtype="bfloat16", model="f32c32-sana-1.1", encode=False):
     """Decode one picture (or encode it), and turn it into bytes as the command does."""
     from sana_wm.generation.image_file import to_pictures
     from sana_wm.models.dc_ae import DCAE, dcae_preset
@@ -118,6 +118,14 @@ def autoencoder(side=1024, tile=None, dtype="bfloat16", model="f32c32-sana-1.1",
     return base, loaded, time.monotonic() - began
 
 
+def published_video_vae(network: str):
+    """On the meta device: Wan 2.1's, or LTX-2's that sees the future."""
+    from sana_wm.models.wan_vae import CLASSES
+
+    ltx = {"decoder_causal": False, "spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+    return CLASSES[network].blank({} if network == "AutoencoderKLWan" else ltx)
+
+
 def video_autoencoder(
     network="AutoencoderKLWan", dtype="float32", frames=3, grid=(60, 104), causal=False, tiling="auto"
 ):
@@ -125,15 +133,10 @@ def video_autoencoder(
 
     network: the class of diffusers, at its published sizes. frames: of latents. causal: LTX-2's decoder.
     """
-    import diffusers
-
     from sana_wm.generation.clip_decoder import ClipDecoder
-    from sana_wm.models.wan_vae import CLASSES
 
-    base, dtype, wan = resident(), getattr(torch, dtype), network == "AutoencoderKLWan"
-    with torch.device("meta"):
-        built = getattr(diffusers, network)(**({} if wan else {"decoder_causal": False}))
-    vae = CLASSES[network](filled(built, dtype, None))
+    base, vae = resident(), published_video_vae(network)
+    filled(vae.vae, getattr(torch, dtype), None)
     loaded = resident()
     reset()
     began = time.monotonic()

@@ -39,8 +39,13 @@ class ClipDecoder:
             yield _shown(pixels, *self.size)
             return
         for latent in latents.split(1, dim=2):
-            pixels, self.tails = self.vae.stream_pixels(latent, self.tails)
+            pixels, self.tails = self.vae.stream_pixels(latent, self._take_tails())
             yield _shown(pixels, *self.size)
+
+    def _take_tails(self):
+        """Nothing here refers to them while they are replaced, so that memory need not hold them twice."""
+        tails, self.tails = self.tails, None
+        return tails
 
 
 def _shown(pixels: Tensor, height: int, width: int) -> np.ndarray:

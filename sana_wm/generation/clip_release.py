@@ -17,7 +17,8 @@ from sana_wm.generation.memory_plan import Networks
 from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO
 from sana_wm.models.pretrained import FORMAT
 from sana_wm.models.sana_config import SanaConfig
-from sana_wm.models.wan_vae import WanVAE, vae_class, vae_sizes
+from sana_wm.models.video_vae import VideoVAE
+from sana_wm.models.wan_vae import WanVAE, vae_class
 
 
 def locate_clip_release(model: str) -> Path:
@@ -78,20 +79,23 @@ def networks_of(folder: Path, transformer: SanaConfig, saved_as: str | None) -> 
 
 
 def video_coder(vae: Path) -> VideoCoder:
-    """The autoencoder of a folder, as far as memory goes.
+    """The autoencoder of a folder, as far as memory goes, from its config.json alone.
 
     Raises:
         ValueError: as :func:`~sana_wm.models.wan_vae.vae_class`. ImportError: no diffusers.
     """
-    kind, (_, cell, stride) = vae_class(vae), vae_sizes(vae)
-    network = kind.blank(json.loads((vae / "config.json").read_text()))
-    values, config = sum(tensor.numel() for tensor in network.vae.state_dict().values()), network.vae.config
-    if wan := kind is WanVAE:
-        features = (config.decoder_base_dim or config.base_dim) * config.dim_mult[0] / (config.patch_size or 1) ** 2
+    return coder_of(vae_class(vae).blank(json.loads((vae / "config.json").read_text())))
+
+
+def coder_of(vae: VideoVAE) -> VideoCoder:
+    """An autoencoder (which may be on the meta device) as far as memory goes."""
+    values, c = sum(tensor.numel() for tensor in vae.vae.state_dict().values()), vae.vae.config
+    if wan := isinstance(vae, WanVAE):
+        features = (c.decoder_base_dim or c.base_dim) * c.dim_mult[0] / (c.patch_size or 1) ** 2
     else:
-        features = config.decoder_block_out_channels[0] / config.upsample_factor[0] / config.patch_size**2
-    tile = network.vae.tile_sample_min_height
-    return VideoCoder(values, torch.float32 if wan else None, cell, stride, features, network.streams, wan, tile)
+        features = c.decoder_block_out_channels[0] / c.upsample_factor[0] / c.patch_size**2
+    tile, dtype = vae.vae.tile_sample_min_height, torch.float32 if wan else None
+    return VideoCoder(values, dtype, vae.compression, vae.stride, features, vae.streams, wan, tile)
 
 
 def config_of(transformer: Path) -> dict:

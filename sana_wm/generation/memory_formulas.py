@@ -25,8 +25,8 @@ PIXEL_BYTES = (
     2100  # of coding, a pixel of a tile: four feature maps of 128 channels in float32, whatever the weights are
 )
 CODING = 0.09e9  # the same, whatever the tile
-STREAM_TENSORS = 19.4  # of a video decoded latent by latent: tensors of its widest features at once, what it keeps too
-CLIP_TENSORS = 10.4  # the same of a clip that is decoded at once
+STREAM_TENSORS = 14.9  # of a video decoded latent by latent: tensors of its widest features at once, what it keeps too
+CLIP_TENSORS = 4.7  # the same of a clip that is decoded at once
 TEXT_TOKENS = 300
 INSTRUCTED_TOKENS = 600  # of the prompt with its instruction, as the language model reads it
 

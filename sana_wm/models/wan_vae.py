@@ -34,7 +34,6 @@ class WanVAE(VideoVAE):
     def check_streams(self) -> None:
         """It always does."""
 
-    @torch.no_grad()
     def stream_pixels(self, latents: Tensor, tails: tuple[Tail, ...] | None = None) -> tuple[Tensor, tuple[Tail, ...]]:
         """Decode the next latents of a stream, one after the other: the numbers of :meth:`pixels`, at constant memory.
 
@@ -49,13 +48,15 @@ class WanVAE(VideoVAE):
         if starts:
             tails = (None,) * sum(isinstance(module, WanCausalConv3d) for module in decoder.modules())
         kept, pieces = list(tails), []  # the network puts new tensors in the list and leaves the old ones alone
-        for latent in self.vae.post_quant_conv(self._raw(latents)).split(1, dim=2):
-            pieces.append(decoder(latent, feat_cache=kept, feat_idx=[0], first_chunk=starts))
-            starts = False
-        pixels = torch.cat(pieces, dim=2)
-        if self.vae.config.patch_size is not None:
-            pixels = unpatchify(pixels, patch_size=self.vae.config.patch_size)
-        return pixels.clamp(-1, 1), tuple(kept)
+        del tails  # where nothing else refers to them, each is let go of as it is replaced
+        with torch.no_grad():
+            for latent in self.vae.post_quant_conv(self._raw(latents)).split(1, dim=2):
+                pieces.append(decoder(latent, feat_cache=kept, feat_idx=[0], first_chunk=starts))
+                starts = False
+            pixels = torch.cat(pieces, dim=2)
+            if self.vae.config.patch_size is not None:
+                pixels = unpatchify(pixels, patch_size=self.vae.config.patch_size)
+            return pixels.clamp(-1, 1), tuple(kept)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         c = self.vae.config

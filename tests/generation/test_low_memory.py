@@ -210,7 +210,7 @@ def test_a_plan_of_a_video_names_what_to_change(clip, tmp_path, monkeypatch):
     published = Networks(preset("sana-video-2b-480p", depth=2), gemma2_2b(), WAN)
     monkeypatch.setattr(clip_job, "networks_of", lambda *_: published)
     asked = Asked((60, 104), 21, dtype=torch.float32)
-    for gigabytes, expected in ((11, ["tiling=on", "dtype=bfloat16"]), (1, [])):
+    for gigabytes, expected in ((11, ["dtype=bfloat16"]), (1, [])):
         monkeypatch.setattr(memory_plan, "available_memory", lambda device, gb=gigabytes: int(gb * 1e9))
         plan = plan_memory(published, asked, "cpu")
         changes = [name for name, _ in changes_that_help(published, asked, "cpu", plan)]
@@ -230,7 +230,7 @@ def test_weights_of_video_autoencoders_are_counted_to_the_byte(clip):
 
 def test_decoding_latent_by_latent_takes_the_same_for_any_length_and_tiles_take_less():
     short, far = (WAN.working(Asked((60, 104), frames)) for frames in (21, 210))
-    assert short == far > 10e9 > 4e9 > WAN.working(Asked((60, 104), 21, tiling="on"))
+    assert short == far > 9e9 > 4e9 > WAN.working(Asked((60, 104), 21, tiling="on"))
     ltx = replace(WAN, dtype=None, features=8.0, streams=False, by_frame=False, cell=32, stride=8, tile=512)
     sizes = [ltx.working(Asked((22, 40), frames, tiling=how)) for frames in (11, 21) for how in ("auto", "off")]
     assert sizes[0] < sizes[1] < sizes[3] and 1.8 * sizes[0] < sizes[2] < 2 * sizes[0]
