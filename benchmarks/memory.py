@@ -5,8 +5,8 @@ sizes, beside what :mod:`sana_wm.generation.memory_plan` expects.
     python -m benchmarks.memory --rows 0 3           some of them
     python -m benchmarks.memory --no-measure         the table, of what is kept
 
-Each row runs alone in a process (:mod:`benchmarks.memory_phase`), one denoising step, one thread: an hour and a half in
-all. Linux only.
+Each row runs alone in a process (:mod:`benchmarks.memory_phase`), one denoising step, one thread: hours in all.
+Linux only.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def cells(row: dict, found: dict | None) -> tuple[str, ...]:
     elif row["phase"] != "text encoder":
         told.append(f"{row.get('side', 1024)} px")
     told += [row.get("dtype", "bfloat16"), row.get("quantise", "")]
-    told += [f"tile {row.get('tile')}"] * ("tile" in row) + ["in tiles"] * ("tiling" in row)
+    told.append(f"tile {row['tile']}" if "tile" in row else "in tiles" if "tiling" in row else "")
     peak = plan.peak if found is None else found["peak"]
     numbers = [f"{value / GB:.2f}" for value in (phase.weights, phase.working, plan.peak)]
     last = "-" if found is None else f"{found['peak'] / GB:.2f}" + "*" * ("blocks" in row)

@@ -81,6 +81,7 @@ def text_weights(shapes: Shapes, dtype: torch.dtype, quantise: str | None = None
 
 @lru_cache(maxsize=16)
 def autoencoder_weights(config: DCAEConfig, dtype: torch.dtype) -> int:
+    """Bytes of a picture autoencoder's parameters and buffers, from its shapes."""
     with torch.device("meta"):
         return sum(tensor.numel() for tensor in DCAE(config).state_dict().values()) * dtype.itemsize
 
@@ -171,6 +172,7 @@ class VideoCoder:
     tile: int
 
     def weights(self, asked: Asked) -> int:
+        """Bytes of its parameters and buffers."""
         return self.values * (self.dtype or asked.dtype).itemsize
 
     def working(self, asked: Asked) -> int:

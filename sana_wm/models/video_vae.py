@@ -39,32 +39,31 @@ class VideoVAE(nn.Module):
         return vae.config.latent_channels, vae.spatial_compression_ratio, vae.temporal_compression_ratio
 
     @classmethod
+    def _diffusers_class(cls) -> type[nn.Module]:
+        try:
+            import diffusers
+        except ImportError as error:
+            raise ImportError(NEEDED) from error
+        return getattr(diffusers, cls.network)
+
+    @classmethod
     def from_pretrained(cls, folder: str | Path, dtype: torch.dtype | None = None) -> VideoVAE:
         """Read a folder that diffusers saved (config.json and safetensors).
 
         Raises:
             ValueError: no such autoencoder in the folder, or only pickles. ImportError: no diffusers.
         """
-        try:
-            import diffusers
-        except ImportError as error:
-            raise ImportError(NEEDED) from error
-        folder = Path(folder)
+        build, folder = cls._diffusers_class(), Path(folder)
         if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
             found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else "no such folder"
             raise ValueError(f"{folder}: expected the config.json and .safetensors of an {cls.network}, found {found}")
-        build = getattr(diffusers, cls.network)
         return cls(build.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True))
 
     @classmethod
     def blank(cls, config: dict) -> VideoVAE:
         """Of a config.json of diffusers, without weights (on the meta device). ImportError: no diffusers."""
-        try:
-            import diffusers
-        except ImportError as error:
-            raise ImportError(NEEDED) from error
         with torch.device("meta"):
-            return cls(getattr(diffusers, cls.network).from_config(config))
+            return cls(cls._diffusers_class().from_config(config))
 
     @property
     def streams(self) -> bool:
