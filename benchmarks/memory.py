@@ -54,9 +54,9 @@ ROWS: list[dict] = [
     {"phase": "autoencoder"},
     {"phase": "autoencoder", "tile": 512},
     {"phase": "autoencoder", "side": 2048},
-    {"phase": "autoencoder", "side": 2048, "tile": 512},
-    {"phase": "autoencoder", "side": 4096},
-    {"phase": "autoencoder", "side": 4096, "tile": 512},
+    {"phase": "autoencoder", "side": 2048, "tile": 512, "few_tiles": True},
+    {"phase": "autoencoder", "side": 4096, "few_tiles": True},
+    {"phase": "autoencoder", "side": 4096, "tile": 512, "few_tiles": True},
     {"phase": "video autoencoder", "dtype": "float32", "grid": GRID_480P, "frames": 3},
     {"phase": "video autoencoder", "dtype": "float32", "grid": GRID_480P, "frames": 21, "tiling": "on"},
     {"phase": "video autoencoder", "network": "AutoencoderKLLTX2Video", "grid": GRID_720P, "frames": 11},
@@ -100,7 +100,7 @@ def cells(row: dict, found: dict | None) -> tuple[str, ...]:
     told.append(f"tile {row['tile']}" if "tile" in row else "in tiles" if "tiling" in row else "")
     peak = plan.peak if found is None else found["peak"]
     numbers = [f"{value / GB:.2f}" for value in (phase.weights, phase.working, plan.peak)]
-    last = "-" if found is None else f"{found['peak'] / GB:.2f}" + "*" * ("blocks" in row)
+    last = "-" if found is None else f"{found['peak'] / GB:.2f}" + "*" * ("blocks" in row or "few_tiles" in row)
     return row["phase"], ", ".join(part for part in told if part), *numbers, last, "yes" if peak < 8 * GB else "no"
 
 

@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from sana_wm.models.dc_ae_tiling import tile_and_stride
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 TEXT_TOKENS, INSTRUCTED_TOKENS = 300, 600
@@ -97,8 +99,33 @@ def transformer(
     return base, loaded, time.monotonic() - began
 
 
-def autoencoder(side=1024, tile="auto", dtype="bfloat16", model="f32c32-sana-1.1", encode=False):
-    """Decode one picture (or encode it), and turn it into bytes as the command does."""
+class _FewTiles(nn.Module):
+    """A decoder that decodes the first and the last tile of full size; for the others the first stands in."""
+
+    def __init__(self, decoder: nn.Module, side: int, tile: int | str, cell: int):
+        super().__init__()
+        self.decoder = decoder
+        self.tile, stride = tile_and_stride((side, side), tile, None, cell)
+        self.left = len(range(0, side // cell - self.tile + 1, stride)) ** 2
+        self.first = None
+
+    def forward(self, z: Tensor) -> Tensor:
+        full = tuple(z.shape[2:]) == (self.tile, self.tile)
+        self.left -= full
+        if self.first is None or (full and self.left == 0):
+            made = self.decoder(z)
+            self.first = made.clone() if self.first is None else self.first
+            return made
+        height, width = (side * self.first.shape[-1] // self.tile for side in z.shape[2:])
+        return self.first[..., :height, :width].clone()
+
+
+def autoencoder(side=1024, tile="auto", dtype="bfloat16", model="f32c32-sana-1.1", encode=False, few_tiles=False):
+    """Decode one picture (or encode it), and turn it into bytes as the command does.
+
+    few_tiles: decode the first tile of full size and the last, when all of the picture but its edge is there; the
+    first stands in for those between them, whose memory is that of any other.
+    """
     from sana_wm.generation.image_file import to_pictures
     from sana_wm.models.dc_ae import DCAE, dcae_preset
 
@@ -106,6 +133,8 @@ def autoencoder(side=1024, tile="auto", dtype="bfloat16", model="f32c32-sana-1.1
     with torch.device("meta"):
         network = DCAE(dcae_preset(model))
     network = filled(network, dtype, None)
+    if few_tiles:
+        network.decoder = _FewTiles(network.decoder, side, tile, network.config.compression)
     loaded = resident()
     reset()
     began = time.monotonic()
@@ -127,7 +156,7 @@ def published_video_vae(network: str):
 
 
 def video_autoencoder(
-    network="AutoencoderKLWan", dtype="float32", frames=3, grid=(60, 104), causal=False, tiling="auto"
+    network="AutoencoderKLWan", dtype="bfloat16", frames=3, grid=(60, 104), causal=False, tiling="auto"
 ):
     """Decode one clip to the frames that are written.
 
@@ -151,6 +180,7 @@ def text_encoder(dtype="bfloat16", quantise=None, tokens=INSTRUCTED_TOKENS, laye
     from transformers import AutoModel, Gemma2Config
 
     from sana_wm.models.quantised_text import build_buffers
+    from sana_wm.nn.widened import products_of
 
     config = Gemma2Config(**({} if layers is None else {"num_hidden_layers": layers}))
     base, dtype = resident(), getattr(torch, dtype)
@@ -163,7 +193,7 @@ def text_encoder(dtype="bfloat16", quantise=None, tokens=INSTRUCTED_TOKENS, laye
     loaded = resident()
     reset()
     began = time.monotonic()
-    with torch.no_grad():
+    with torch.no_grad(), products_of(network):
         network(input_ids=torch.randint(0, config.vocab_size, (1, tokens)), attention_mask=torch.ones(1, tokens))
     return base, loaded, time.monotonic() - began
 
@@ -177,7 +207,10 @@ PHASES = {
 
 
 def main() -> None:
+    from sana_wm.generation.memory import avoid_holes
+
     torch.set_num_threads(1)
+    avoid_holes()  # as the command does
     asked = json.loads(sys.argv[1])
     base, loaded, seconds = PHASES[asked.pop("phase")](**asked)
     print(json.dumps({"base": base, "loaded": loaded, "peak": resident("VmHWM"), "seconds": round(seconds, 1)}))

@@ -26,6 +26,7 @@ from sana_wm.models.dc_ae_blocks import (
 from sana_wm.models.dc_ae_config import DCAE_PRESETS, DCAEConfig, dcae_preset
 from sana_wm.models.dc_ae_resample import DownBlock, UpBlock
 from sana_wm.models.dc_ae_tiling import run_tiled, tile_and_stride
+from sana_wm.nn.widened import widened
 
 __all__ = ["ChannelRMSNorm", "DCAE", "DCAEConfig", "DCAE_PRESETS", "Decoder", "DownBlock", "EfficientViTBlock",
            "Encoder", "GatedConv", "MultiscaleLinearAttention", "MultiscaleProjection", "ResBlock", "UpBlock",
@@ -136,6 +137,7 @@ class DCAE(nn.Module):
         """
         dc_ae_pretrained.save(self, folder, layout, max_shard_size)
 
+    @widened
     def encode(
         self, images: Tensor, *, tile: int | str | None = "auto", stride: int | None = None, slicing: bool = False
     ) -> Tensor:
@@ -156,6 +158,7 @@ class DCAE(nn.Module):
         cells = tile_and_stride(shape[2:], tile, stride, f)
         return self._run(self.encoder, images, cells, (f, 1), slicing)
 
+    @widened
     def decode(
         self, latents: Tensor, *, tile: int | str | None = "auto", stride: int | None = None, slicing: bool = False
     ) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sana_wm.models.quantised import check_kind
 from sana_wm.models.quantised_text import load_quantised_text
+from sana_wm.nn.widened import widened
 
 MAX_TOKENS = 300
 
@@ -144,6 +145,7 @@ class PromptEncoder(nn.Module):
         return self.model.device
 
     @torch.no_grad()
+    @widened
     def forward(self, prompts: Sequence[str], instruct: bool = True) -> tuple[Tensor, Tensor]:
         """Features (B, L, C) of prompts and their mask (B, L) bool, L = max_tokens.
 

@@ -17,6 +17,7 @@ from sana_wm.nn.embeddings import ActionEmbedding, TimestepEmbedding, sincos_pos
 from sana_wm.nn.layout import FrameLayout
 from sana_wm.nn.state import StreamState
 from sana_wm.nn.text_attention import TextEmbedding, TextMemory, without_padding
+from sana_wm.nn.widened import widened
 
 __all__ = ["CleanPast", "SanaConfig", "SanaOutput", "SanaTransformer"]
 
@@ -142,6 +143,7 @@ class SanaTransformer(nn.Module):
         args = (lanes, token_grid[0] * token_grid[1], self.device, self.dtype)
         return StreamState(frame, tuple(block.initial_state(*args) for block in self.blocks))
 
+    @widened
     def encode_text(self, text: Tensor, text_mask: Tensor | None = None) -> TextMemory:
         """Keys and values of a prompt, once for all denoising steps and chunks.
 
@@ -183,6 +185,7 @@ class SanaTransformer(nn.Module):
             latents = torch.cat([latents, source], dim=1)
         return self.x_embedder(self._patches(latents.to(self.dtype)))
 
+    @widened
     def forward(
         self,
         latents: Tensor,

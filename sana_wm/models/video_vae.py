@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sana_wm.nn.widened import widened
+
 NEEDED = "video autoencoders come with diffusers: pip install 'sana-wm[ltx]'"
 
 
@@ -97,6 +99,7 @@ class VideoVAE(nn.Module):
         return resolution[0] // self.compression, resolution[1] // self.compression
 
     @torch.no_grad()
+    @widened
     def encode(self, frames: np.ndarray | Tensor) -> Tensor:
         """uint8 (B, F, H, W, 3) -> normalised latents (B, C, T, h, w) float32, the mode of the posterior.
 
@@ -117,6 +120,7 @@ class VideoVAE(nn.Module):
         return (latents.float() - mean) / std
 
     @torch.no_grad()
+    @widened
     def pixels(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, C, T, h, w) of a clip from its start -> (B, 3, F, H, W) in about [-1, 1]."""
         return self.vae.decode(self._raw(latents)).sample
@@ -133,6 +137,7 @@ class VideoVAE(nn.Module):
         return to_frames(pixels), tails
 
     @torch.no_grad()
+    @widened
     def stream_pixels(
         self, latents: Tensor, tails: tuple[Tensor, ...] | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sana_wm.models.video_vae import VideoVAE
+from sana_wm.nn.widened import widened
 
 Tail = Tensor | str | None  # what a convolution keeps: nothing yet, a mark of the first latent, or its last inputs
 
@@ -34,6 +35,7 @@ class WanVAE(VideoVAE):
     def check_streams(self) -> None:
         """It always does."""
 
+    @widened
     def stream_pixels(self, latents: Tensor, tails: tuple[Tail, ...] | None = None) -> tuple[Tensor, tuple[Tail, ...]]:
         """Decode the next latents of a stream, one after the other: the numbers of :meth:`pixels`, at constant memory.
 

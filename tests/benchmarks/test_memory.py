@@ -2,7 +2,12 @@
 
 import json
 
+import torch
+
 from benchmarks.memory import COLUMNS, ROWS, cells, expected, table
+from benchmarks.memory_phase import _FewTiles
+from sana_wm.models.dc_ae import DCAE
+from tests.models.dc_ae_reference import small
 
 
 def columns(line):
@@ -31,3 +36,16 @@ def test_rows_ask_the_planner_for_what_they_measure():
     whole, tiled = ({"phase": "autoencoder", "dtype": "float32"} | more for more in ({}, {"tile": 512}))
     assert expected(whole).peak > 1.5 * expected(tiled).peak
     assert "tile 512" in cells(tiled, None)[1] and cells(whole, None)[1] == "1024 px, float32"
+
+
+def test_a_tile_that_stands_in_leaves_the_picture_its_size():
+    network = DCAE(small()).requires_grad_(False).eval()
+    latents = torch.randn(1, 4, 23, 23, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = network.decode(latents, tile=32)
+        decoded = []
+        network.decoder.register_forward_hook(lambda *call: decoded.append(call[1][0].shape[-2:]))
+        network.decoder = _FewTiles(network.decoder, 4 * 23, 32, 4)
+        found = network.decode(latents, tile=32)
+    assert decoded == [(8, 8)] * 2 and network.decoder.left == 0  # of sixteen, seven cut by the edge
+    assert found.shape == wanted.shape and torch.equal(found[..., :20, :20], wanted[..., :20, :20])
