@@ -30,14 +30,11 @@ from sana_wm.job import check_device, plain_errors
 
 def run(cfg: DictConfig, console: Console | None = None) -> str:
     """Generate as configured; returns the line that says what was made."""
-    from sana_wm.generation.memory import avoid_holes  # torch is slow to import, and --help does not need it
-
-    avoid_holes()
     if "images" in cfg:
         return _run_images(cfg, console)
     if "videos" in cfg:
         return _run_clips(cfg, console)
-    from sana_wm.generation.settings import GenerateSettings
+    from sana_wm.generation.settings import GenerateSettings  # torch is slow to import, and --help does not need it
 
     settings = GenerateSettings.from_config(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     check_device(settings.device)
@@ -94,6 +91,9 @@ def _planned(peak: int) -> str:
 
 @hydra.main(config_path="pkg://sana_wm.configs.generate", config_name="generate", version_base="1.3")
 def _job(cfg: DictConfig) -> None:
+    from sana_wm.generation.memory import avoid_holes
+
+    avoid_holes()
     try:
         with plain_errors("nothing was written"):
             print(run(cfg))

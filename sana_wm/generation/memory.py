@@ -21,8 +21,8 @@ WORKING = 12e9  # bytes that 161 frames of 704 x 1280 and their guidance take be
 GB = 1e9
 
 
-# Of glibc. malloc_trim: pages of the heap that are free go back to the system. Without it what was freed, such as
-# tensors below its threshold of 32 MB, stays with the process, and the next network comes on top of it.
+# Of glibc. malloc_trim: pages of the heap that are free go back to the system. Without it what was freed there stays
+# with the process, and the next network comes on top of it.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _trim = getattr(_LIBC, "malloc_trim", None)
 _mallopt, _MMAP_THRESHOLD = getattr(_LIBC, "mallopt", None), -3
@@ -66,8 +66,7 @@ def avoid_holes() -> None:
     """For a whole process on glibc: what takes 4 MB or more lies outside of the heap, and goes back when it is freed.
 
     By itself glibc comes to keep tensors of up to 32 MB in the heap, where those that stay leave holes between them: a
-    transformer's working memory then grows from block to block (SANA 1.6B in int4 at 1024 pixels: 40% more after four
-    blocks). The fresh pages take up to a tenth of a step's time.
+    transformer's working memory then grows from block to block (docs/memory.md). Fresh pages cost some time.
     """
     if _mallopt is not None:
         _mallopt(_MMAP_THRESHOLD, OWN_PAGES)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from sana_wm.models.video_vae import VideoVAE
-from sana_wm.nn.widened import widened
 
 Tail = Tensor | str | None  # what a convolution keeps: nothing yet, a mark of the first latent, or its last inputs
 
@@ -35,7 +34,6 @@ class WanVAE(VideoVAE):
     def check_streams(self) -> None:
         """It always does."""
 
-    @widened
     def stream_pixels(self, latents: Tensor, tails: tuple[Tail, ...] | None = None) -> tuple[Tensor, tuple[Tail, ...]]:
         """Decode the next latents of a stream, one after the other: the numbers of :meth:`pixels`, at constant memory.
 
@@ -46,6 +44,7 @@ class WanVAE(VideoVAE):
         """
         from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
 
+        # no decorator on this method: its wrapper would refer to the tails while they are replaced
         decoder, starts = self.vae.decoder, tails is None
         if starts:
             tails = (None,) * sum(isinstance(module, WanCausalConv3d) for module in decoder.modules())

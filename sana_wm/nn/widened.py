@@ -1,9 +1,9 @@
 """Products of bfloat16 tensors on processors without instructions for them, taken in float32.
 
-There (x86 without AVX-512: most laptops) torch multiplies bfloat16 in plain loops: on one core of an AMD EPYC with AVX2
-a linear map takes 8 times what it takes in float32, a depthwise convolution 90 and a dense one 10 to 300 times. Here
-the operands are widened a part at a time, the product is taken in float32 and its result rounded once, which is what
-instructions for bfloat16 do too: weights and activations keep the memory of bfloat16, and take the time of float32.
+There (most laptops) torch multiplies bfloat16 in plain loops, 8 to 300 times slower than float32
+(``python -m benchmarks.bfloat16_products``). Here the operands are widened a part at a time, the product is taken in
+float32 and its result rounded once, which is what instructions for bfloat16 do too: weights and activations keep the
+memory of bfloat16, and take about the time of float32.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ PART = 2**21  # elements of a matrix, or of a depthwise convolution's input, tha
 CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d})
 PRODUCTS = CONVOLUTIONS | {
     torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum, Tensor.matmul, Tensor.__matmul__,
-    Tensor.mm, Tensor.bmm, F.linear, F.scaled_dot_product_attention,
+    Tensor.mm, Tensor.bmm, F.linear,
 }  # fmt: skip
 
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Whether torch has products in bfloat16 for this processor that are no plain loops."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether this processor has instructions for bfloat16 that torch uses; without them float32 is faster."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def products_of(module: nn.Module) -> contextlib.AbstractContextManager:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sana_wm.nn.widened import multiplies_bfloat16
 from sana_wm.training.checkpoint import load_checkpoint, prefixed, save_checkpoint, under
 from sana_wm.training.logging import RunLog
 from sana_wm.training.optimizer import Optimizer, OptimizerConfig
@@ -44,7 +45,7 @@ class LoopConfig:
 
 def autocast(device: torch.device, bf16: str = "auto") -> torch.autocast:
     """bf16 autocast where it is faster: on CUDA, and on CPUs that multiply bf16 natively (emulation is far slower)."""
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    native = device.type == "cuda" or multiplies_bfloat16()
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 == "on" or (bf16 == "auto" and native))
 
 

@@ -5,7 +5,7 @@ import json
 import torch
 
 from benchmarks.memory import COLUMNS, ROWS, cells, expected, table
-from benchmarks.memory_phase import _FewTiles
+from benchmarks.memory_phase import FewTiles
 from sana_wm.models.dc_ae import DCAE
 from tests.models.dc_ae_reference import small
 
@@ -45,7 +45,7 @@ def test_a_tile_that_stands_in_leaves_the_picture_its_size():
         wanted = network.decode(latents, tile=32)
         decoded = []
         network.decoder.register_forward_hook(lambda *call: decoded.append(call[1][0].shape[-2:]))
-        network.decoder = _FewTiles(network.decoder, 4 * 23, 32, 4)
+        network.decoder = FewTiles(network.decoder, 4 * 23, 32, 4)
         found = network.decode(latents, tile=32)
     assert decoded == [(8, 8)] * 2 and network.decoder.left == 0  # of sixteen, seven cut by the edge
     assert found.shape == wanted.shape and torch.equal(found[..., :20, :20], wanted[..., :20, :20])

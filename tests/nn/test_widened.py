@@ -39,7 +39,6 @@ PRODUCTS = {
     "conv3d": lambda c: F.conv3d(c(drawn(1, 2, 4, 5, 6)), c(drawn(3, 2, 3, 3, 3)), padding=1),
     "matmul": lambda c: c(X) @ c(X).transpose(-1, -2),
     "einsum": lambda c: torch.einsum("bnc,bmc->bnm", c(X), c(X)),
-    "attention": lambda c: F.scaled_dot_product_attention(c(X), c(X), c(X)),
     "addmm": lambda c: torch.addmm(c(B), c(X[0]), c(W).T),
 }
 
@@ -55,11 +54,8 @@ def test_a_product_is_that_of_float32_rounded_once(name, part, monkeypatch):
     assert found.is_contiguous(memory_format=LAST if wanted.ndim == 4 else torch.contiguous_format) == (
         wanted.is_contiguous(memory_format=LAST if wanted.ndim == 4 else torch.contiguous_format)
     )
-    # sums of another order may round to the neighbour
-    torch.testing.assert_close(found.float(), wanted.bfloat16().float(), rtol=2**-7, atol=2e-2 if part < 100 else 4e-3)
-    with torch.no_grad():
-        narrow = PRODUCTS[name](lambda x: x).float()  # torch's own, which rounds in between
-    assert (found.float() - wanted).norm() <= 1.05 * (narrow - wanted).norm() + 1e-6
+    # half a unit in the last of 8 bits, and sums in another order
+    torch.testing.assert_close(found.float(), wanted, rtol=2**-8 * 1.01, atol=1e-5)
 
 
 def test_what_is_no_product_of_bfloat16_is_left_alone():
