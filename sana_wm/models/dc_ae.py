@@ -5,6 +5,7 @@ compression stays trainable; the deep stages use EfficientViT blocks (multi-scal
 Parameter names follow the published checkpoints in diffusers layout.
 """
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -55,8 +56,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
-        for stage in self.down_blocks:
-            x = stage(x)
+        for block in chain.from_iterable(self.down_blocks):  # no stage, which would keep its input to its end
+            x = block(x)
         out = self.conv_out(x)
         return add(out, reduce(x, "b (c g) h w -> b c h w", "mean", g=self.group)) if self.group else out
 
@@ -89,8 +90,8 @@ class Decoder(nn.Module):
         z = z.contiguous(memory_format=torch.channels_last)
         x = self.conv_in(z)
         x = add(x, z.repeat_interleave(self.repeats, dim=1)) if self.repeats else x
-        for stage in reversed(self.up_blocks):
-            x = stage(x)
+        for block in chain.from_iterable(reversed(self.up_blocks)):  # as in the encoder
+            x = block(x)
         return self.conv_out(activate(self.out_activation, normed(self.norm_out, x)))
 
 

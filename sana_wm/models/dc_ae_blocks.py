@@ -1,8 +1,8 @@
 """What the stages of a DC-AE are made of (sana_family spec section 4.1).
 
 Tensors are (B, C, H, W) with channels last in memory, so that norms, linear maps over channels and depthwise
-convolutions read them in order. Where no gradient is recorded, intermediate results are overwritten: at high resolution
-fetching fresh memory costs more than the arithmetic.
+convolutions read them in order. Where no gradient is recorded, intermediate results are overwritten, and normed in
+parts that a cache holds: at high resolution fetching memory costs more than the arithmetic.
 """
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
+# Elements that are normed at once: what a core's cache holds in float32, and on a GPU enough to keep it busy.
+CACHED, KEEPS_BUSY = 2**16, 2**24
 
 
 def activate(name: str, x: Tensor) -> Tensor:
@@ -33,25 +35,37 @@ class ChannelRMSNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = torch.rsqrt(x.float().pow(2).mean(dim=1, keepdim=True) + self.eps)
-        return ((x * scale) * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.rsqrt(wide.pow(2).mean(dim=1, keepdim=True) + self.eps)
+        return ((wide * scale) * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
-    def overwrite(self, x: Tensor) -> Tensor:
-        """The same into x, without gradients."""
-        scale = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        scale.square_().div_(x.shape[1]).add_(self.eps).rsqrt_()
-        return x.mul_(scale).mul_(self.weight[:, None, None]).add_(self.bias[:, None, None])
+    def overwrite(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """The same, and ``plus`` added, into x without gradients: some rows of the image at a time, in float32."""
+        at_once = CACHED if x.device.type == "cpu" else KEEPS_BUSY
+        rows = max(1, at_once // max(x[:, :, :1].numel(), 1))
+        gain, shift = self.weight[:, None, None], self.bias[:, None, None]
+        for start in range(0, x.shape[2], rows):
+            part = x[:, :, start : start + rows]
+            wide = part.to(torch.promote_types(x.dtype, torch.float32))
+            scale = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+            scale.square_().div_(x.shape[1]).add_(self.eps).rsqrt_()
+            wide.mul_(scale).mul_(gain).add_(shift)
+            if plus is not None:
+                wide.add_(plus[:, :, start : start + rows])
+            if wide is not part:
+                part.copy_(wide)
+        return x
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if kind == "batch" else ChannelRMSNorm(channels)
 
 
-def normed(norm: nn.Module, x: Tensor) -> Tensor:
-    """norm(x) for an x that nobody else reads."""
-    # below float32 each step in place would round again
-    in_place = isinstance(norm, ChannelRMSNorm) and not torch.is_grad_enabled() and x.dtype == torch.float32
-    return norm.overwrite(x) if in_place else norm(x)
+def normed(norm: nn.Module, x: Tensor, plus: Tensor | None = None) -> Tensor:
+    """norm(x), and ``plus`` added, for an x that nobody else reads."""
+    if isinstance(norm, ChannelRMSNorm) and not torch.is_grad_enabled():
+        return norm.overwrite(x, plus)
+    return norm(x) if plus is None else add(norm(x), plus)
 
 
 def pointwise(conv: nn.Conv2d, x_BHWC: Tensor) -> Tensor:
@@ -73,7 +87,7 @@ class ResBlock(nn.Module):
         hidden = activate(self.activation, self.conv1(x))
         if isinstance(self.norm, nn.BatchNorm2d) and not (self.training or torch.is_grad_enabled()):
             return self._folded(hidden).add_(x)
-        return add(normed(self.norm, self.conv2(hidden)), x)
+        return normed(self.norm, self.conv2(hidden), x)
 
     def _folded(self, hidden: Tensor) -> Tensor:
         """conv2 and a batch norm at rest as one convolution."""
@@ -105,7 +119,7 @@ def relu_attention(q: Tensor, k: Tensor, v: Tensor, quadratic: bool, eps: float)
     Args:
         q, k, v: (B, H, N, D). quadratic: form the N x N scores, else the D x D state; both give the same.
     """
-    q, k, v = F.relu(q.float()), F.relu(k.float()), v.float()
+    q, k, v = F.relu(q).float(), F.relu(k).float(), v.float()
     if quadratic:
         scores = q @ k.transpose(-1, -2)
         return (scores / (scores.sum(dim=-1, keepdim=True) + eps)) @ v
@@ -144,7 +158,7 @@ class MultiscaleLinearAttention(nn.Module):
         out = [relu_attention(*one, quadratic, self.eps) for one in heads]
         out = torch.cat([rearrange(o, "b n (h w) d -> b h w (n d)", h=height) for o in out], dim=-1)
         out = self.to_out(out.to(x.dtype))
-        return add(normed(self.norm_out, rearrange(out, "b h w c -> b c h w")), x)
+        return normed(self.norm_out, rearrange(out, "b h w c -> b c h w"), x)
 
 
 class GatedConv(nn.Module):
@@ -163,7 +177,7 @@ class GatedConv(nn.Module):
         hidden = self.conv_depth(rearrange(hidden, "b h w c -> b c h w"))
         value, gate = rearrange(hidden, "b c h w -> b h w c").chunk(2, dim=-1)
         out = pointwise(self.conv_point, value * activate("silu", gate))
-        return add(normed(self.norm, rearrange(out, "b h w c -> b c h w")), x)
+        return normed(self.norm, rearrange(out, "b h w c -> b c h w"), x)
 
 
 class EfficientViTBlock(nn.Module):

@@ -8,15 +8,17 @@ memory of bfloat16, and take about the time of float32.
 
 import contextlib
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-PART = 2**21  # elements of a matrix, or of a depthwise convolution's input, that are wide at a time
+PART = 2**21  # elements of a matrix, or of a convolution's input, that are wide at a time
 CONVOLUTIONS = frozenset({F.conv1d, F.conv2d, F.conv3d})
 PRODUCTS = CONVOLUTIONS | {
     torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum, Tensor.matmul, Tensor.__matmul__,
@@ -70,7 +72,8 @@ class WideProducts(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.linear:
             return self._linear(*args, **kwargs)
-        if func in CONVOLUTIONS and operands[0].ndim == operands[1].ndim and len(operands[0]):
+        batched = func in CONVOLUTIONS and operands[0].ndim == operands[1].ndim and len(operands[0])
+        if batched and not any(isinstance(value, str) for value in (*args, *kwargs.values())):
             return self._convolution(func, *args, **kwargs)
         args, kwargs = map(_wide, args), {name: _wide(value) for name, value in kwargs.items()}
         return func(*args, **kwargs).to(torch.bfloat16)
@@ -100,27 +103,67 @@ class WideProducts(TorchFunctionMode):
         self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1,
         groups: int = 1,
     ) -> Tensor:  # fmt: skip
-        """A convolution by parts of the batch and, where it leaves channels apart, of these.
+        """A convolution by parts of the batch and of these by channels, where it leaves them apart, or by rows.
 
         The memory format stays that of ``x``.
         """
-        apart = groups == x.shape[1] == len(weight)
-        channels = list(_parts(groups, x[:1, :1].numel())) if apart else [slice(0, len(weight))]
-        lanes = list(_parts(len(x), x[:1].numel()))
-        out = None
-        for some in lanes:
-            for of in channels:
-                inputs = x[some, of] if apart else x[some]
-                operands = inputs.float(), weight[of].float(), None if bias is None else bias[of].float()
-                part = func(*operands, stride, padding, dilation, of.stop - of.start if apart else groups)
-                if len(lanes) == len(channels) == 1:
-                    return part.to(x.dtype)
-                if out is None:
-                    out = torch.empty(len(x), len(weight), *part.shape[2:], dtype=x.dtype)
-                    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-                        out = out.to(memory_format=torch.channels_last)
-                out[some, of] = part
+        taps = [
+            _Taps(*of)
+            for of in zip(
+                x.shape[2:], weight.shape[2:], *(_each(v, x.ndim - 2) for v in (stride, padding, dilation)), strict=True
+            )
+        ]
+        out = torch.empty(len(x), len(weight), *(of.outputs for of in taps), dtype=x.dtype)
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            out = out.to(memory_format=torch.channels_last)
+        lanes = _parts(len(x), x[:1].numel())
+        if groups == x.shape[1] == len(weight):
+            for some, of in itertools.product(lanes, _parts(groups, x[:1, :1].numel())):
+                shifts = None if bias is None else bias[of].float()
+                out[some, of] = func(
+                    x[some, of].float(), weight[of].float(), shifts, stride, padding, dilation, of.stop - of.start
+                )
+            return out
+        weight, bias = weight.float(), None if bias is None else bias.float()
+        axis, rows = max(x.ndim - 4, 0), taps[max(x.ndim - 4, 0)]  # of a clip too these are the rows of its frames
+        beside = [0 if i == axis else of.padding for i, of in enumerate(taps)]
+        of_a_row = max(x[:1].numel(), out[:1].numel()) // max(rows.outputs, 1)
+        for some, of in itertools.product(lanes, _parts(rows.outputs, of_a_row)):
+            part = rows.inputs(x[some], axis + 2, of)
+            out[some].narrow(axis + 2, of.start, of.stop - of.start).copy_(
+                func(part, weight, bias, stride, beside, dilation, groups)
+            )
         return out
+
+
+class _Taps(NamedTuple):
+    """A convolution along one axis."""
+
+    length: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def outputs(self) -> int:
+        return (self.length + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+    def inputs(self, x: Tensor, axis: int, of: slice) -> Tensor:
+        """What the outputs ``of`` an axis read of x, padded with zeros, in float32."""
+        first = of.start * self.stride - self.padding
+        last = (of.stop - 1) * self.stride - self.padding + self.dilation * (self.kernel - 1) + 1
+        start = min(max(first, 0), self.length)
+        there = max(min(last, self.length) - start, 0)
+        wide, before = x.narrow(axis, start, there).float(), min(max(-first, 0), last - first)
+        zeros = [0] * (2 * (x.ndim - 1 - axis)) + [before, last - first - before - there]
+        return F.pad(wide, zeros) if any(zeros) else wide
+
+
+def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """A setting of a convolution, for each of its axes."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
 
 
 def _narrow(tensor: Tensor) -> bool:

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sana_wm.models import dc_ae_resample
+from sana_wm.models import dc_ae_blocks, dc_ae_resample
 from sana_wm.models.dc_ae import DCAE, DCAE_PRESETS, DCAEConfig, UpBlock, dcae_preset
-from sana_wm.models.dc_ae_blocks import relu_attention
+from sana_wm.models.dc_ae_blocks import ChannelRMSNorm, normed, relu_attention
 from sana_wm.models.dc_ae_resample import unshuffled_mean
+from sana_wm.nn import widened
 from tests.models.dc_ae_reference import VARIANTS, close, pair, small
 
 
@@ -110,6 +112,50 @@ def test_low_precision_stays_close_to_float32(dtype, variant):
         assert low.dtype == dtype
         assert (low.float() - latents).std() < 0.02 * latents.std()
         assert (ours.decode(latents.to(dtype)).float() - decoded).std() < 0.02 * decoded.std()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_a_norm_by_parts_is_the_norm_of_the_whole(dtype, channels_last, monkeypatch):
+    norm = ChannelRMSNorm(6).to(dtype)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x, plus = torch.randn(2, 3, 6, 7, 5).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    expected = norm(x).detach(), (norm(x) + plus).detach()
+    for cached in (2**16, 2 * 6 * 5 * 3, 1):  # at once, three rows, one row
+        monkeypatch.setattr(dc_ae_blocks, "CACHED", cached)
+        with torch.no_grad():
+            made = normed(norm, x.clone()), normed(norm, x.clone(), plus)
+        for one, wanted in zip(made, expected, strict=True):
+            assert one.dtype == dtype
+            torch.testing.assert_close(one, wanted, rtol=1.6e-2 if dtype == torch.bfloat16 else 1e-6, atol=4e-3)
+
+
+class _Widest(TorchDispatchMode):
+    """Elements of the largest float32 tensor that anything makes within it."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.dtype == torch.float32:
+            self.found = max(self.found, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("instructions", [True, False])
+def test_in_bfloat16_nothing_as_large_as_the_picture_is_wide(instructions, monkeypatch):
+    monkeypatch.setattr(widened, "multiplies_bfloat16", lambda: instructions)
+    monkeypatch.setattr(widened, "PART", 2**10)
+    monkeypatch.setattr(dc_ae_blocks, "CACHED", 2**10)
+    layers = {"encoder_layers": (1, 1), "decoder_layers": (2, 1), "multiscales": ((), ())}
+    config = DCAEConfig(latent_channels=4, widths=(16, 16), block_types=("res", "res"), head_dim=8, **layers)
+    network = DCAE(config).requires_grad_(False).eval().bfloat16()
+    picture, latents = torch.rand(1, 3, 64, 96).bfloat16(), torch.randn(1, 4, 32, 48).bfloat16()
+    with torch.no_grad(), _Widest() as widest:
+        assert network.decode(latents).shape == picture.shape
+        network.encode(picture)
+    assert 0 < widest.found < network.config.widths[0] * 64 * 96 / 8
 
 
 def test_linear_attention_sums_in_float32():
