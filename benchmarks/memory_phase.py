@@ -6,6 +6,7 @@ it, which the command does not. Linux only: it reads /proc.
 """
 
 import contextlib
+import itertools
 import json
 import re
 import sys
@@ -156,17 +157,45 @@ def published_video_vae(network: str):
     return CLASSES[network].blank({} if network == "AutoencoderKLWan" else ltx)
 
 
+class FewClipTiles(nn.Module):
+    """Wan's decoder in tiles: it decodes the first and the last of full size; for the others there is noise."""
+
+    def __init__(self, vae: nn.Module, grid: tuple[int, int]):
+        super().__init__()
+        self.decoder, self.fold = vae.decoder, vae.spatial_compression_ratio
+        self.frames, self.seen = vae.config.scale_factor_temporal, -1
+        sides = vae.tile_sample_min_height, vae.tile_sample_min_width
+        strides = vae.tile_sample_stride_height, vae.tile_sample_stride_width
+        self.tile = tuple(side // self.fold for side in sides)
+        starts = [range(0, side, stride // self.fold) for side, stride in zip(grid, strides, strict=True)]
+        full = [
+            i for i, corner in enumerate(itertools.product(*starts))
+            if all(at + tile <= side for at, tile, side in zip(corner, self.tile, grid, strict=True))
+        ]  # fmt: skip
+        self.decoded = {full[0], full[-1]}
+
+    def forward(self, z: Tensor, *, first_chunk: bool, **cache) -> Tensor:
+        self.seen += first_chunk
+        if self.seen in self.decoded:
+            return self.decoder(z, first_chunk=first_chunk, **cache)
+        frames = 1 if first_chunk else self.frames
+        return torch.rand(len(z), 3, frames, *(self.fold * side for side in z.shape[3:]), dtype=z.dtype)
+
+
 def video_autoencoder(
-    network="AutoencoderKLWan", dtype="bfloat16", frames=3, grid=(60, 104), causal=False, tiling="auto"
+    network="AutoencoderKLWan", dtype="bfloat16", frames=3, grid=(60, 104), tiling="auto", few_tiles=False
 ):
     """Decode one clip to the frames that are written.
 
-    network: the class of diffusers, at its published sizes. frames: of latents. causal: LTX-2's decoder.
+    network: the class of diffusers, at its published sizes. frames: of latents.
+    few_tiles: of Wan's tiles decode the first and the last of full size, with all of the others there.
     """
     from sana_wm.generation.clip_decoder import ClipDecoder
 
     base, vae = resident(), published_video_vae(network)
     filled(vae.vae, getattr(torch, dtype), None)
+    if few_tiles:
+        vae.vae.decoder = FewClipTiles(vae.vae, grid)
     loaded = resident()
     reset()
     began = time.monotonic()

@@ -100,6 +100,7 @@ class SanaBlock(nn.Module):
         blank = context.blank
         mixed, attn_state = self.attn(blank(self._modulated(x, shift1, scale1)), state, context)
         x = torch.addcmul(x, gate1, mixed)
+        del mixed  # what no one reads any more would add to the memory of the parts that follow
         if self.action_proj is not None:
             x = x + self.action_proj(told.action)[:, :, None]
         if self.plucker_proj is not None and told.rays is not None:

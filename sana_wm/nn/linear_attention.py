@@ -9,6 +9,8 @@ S (D x D) and a vector z (D) per head, whatever the number of tokens. :func:`lin
 written out; :func:`linear_attention` is the sums, over whole clips, chunk after chunk, or from a stream's memory.
 """
 
+from collections.abc import Callable
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ from torch.nn import functional as F
 from sana_wm.nn.context import FrameContext
 from sana_wm.nn.embeddings import apply_rope
 from sana_wm.nn.layout import FrameLayout
-from sana_wm.nn.norm import rms_norm
+from sana_wm.nn.norm import rms_norm, rms_scale
+
+AT_ONCE = 2**24  # elements of queries that are wide at once without gradients, or those of one head
 
 
 def linear_attention_dense(q, k, q_rot, k_rot, v, visible_FF: Tensor, eps: float = 1e-8) -> Tensor:
@@ -96,20 +100,51 @@ class LinearAttention(nn.Module):
 
     def forward(self, x_BFSC: Tensor, state: dict, context: FrameContext):
         """-> outputs (B, F, S, C), state after the writers."""
-        q, k, v = self.qkv(x_BFSC).chunk(3, dim=-1)
-        with torch.autocast(x_BFSC.device.type, enabled=False):
-            wide = state["memory"].dtype
-            split = "b f s (h d) -> b h f s d"
-            q, k = (F.relu(self._normed(norm, part, wide)) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
-            q, k, v = (rearrange(part, split, h=self.heads) for part in (q, k, v.to(wide)))
-            q_rot, k_rot = (apply_rope(q, context.rope), apply_rope(k, context.rope)) if self.rope else (q, k)
-            memory = (state["memory"], state["normaliser"])
-            out, memory = linear_attention(q, k, q_rot, k_rot, v, memory, context.layout, self.eps, context.fresh)
-        out = self.proj(rearrange(out, "b h f s d -> b f s (h d)").to(x_BFSC.dtype))
+        out, memory = self._mixed(self.qkv(x_BFSC), x_BFSC.dtype, state, context)
+        out = self.proj(out)
         if out.dtype == torch.float16:
             out = out.clamp(*(getattr(torch.finfo(out.dtype), end) for end in ("min", "max")))
-        return out, {"memory": memory[0], "normaliser": memory[1]}
+        return out, dict(zip(("memory", "normaliser"), memory, strict=True))
 
-    @staticmethod
-    def _normed(norm: nn.RMSNorm | None, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x.to(dtype) if norm is None else rms_norm(norm, x, dtype)
+    def _mixed(self, qkv: Tensor, dtype: torch.dtype, state: dict, context: FrameContext):
+        """-> what the projection reads (B, F, S, C), memory after the writers.
+
+        Heads do not meet, so that without gradients only as many are wide at once as :data:`AT_ONCE` says.
+        """
+        q, k, v = qkv.chunk(3, dim=-1)
+        memory, wide = (state["memory"], state["normaliser"]), state["memory"].dtype
+        at_once = max(AT_ONCE // max(q[..., : self.head_dim].numel(), 1), 1)
+        with torch.autocast(qkv.device.type, enabled=False):
+            if torch.is_grad_enabled() or at_once >= self.heads:
+                q, k = (
+                    part.to(wide) if norm is None else rms_norm(norm, part, wide)
+                    for norm, part in ((self.q_norm, q), (self.k_norm, k))
+                )
+                out, memory = self._attend(q, k, v.to(wide), memory, context)
+                return out.to(dtype), memory
+            gains = [_gain(norm, part, wide) for norm, part in ((self.q_norm, q), (self.k_norm, k))]
+            out, after = torch.empty_like(q, dtype=dtype), []
+            for start in range(0, self.heads, at_once):
+                some = slice(start, start + at_once)
+                of = slice(start * self.head_dim, (start + at_once) * self.head_dim)
+                wide_q, wide_k = (gain(part[..., of].to(wide), of) for gain, part in zip(gains, (q, k), strict=True))
+                before = tuple(part[:, some] for part in memory)
+                out[..., of], one = self._attend(wide_q, wide_k, v[..., of].to(wide), before, context)
+                after.append(one)
+            return out, tuple(torch.cat(parts, dim=1) for parts in zip(*after, strict=True))
+
+    def _attend(self, q, k, v, memory: tuple[Tensor, Tensor], context: FrameContext):
+        """Some heads: q, k (normalised) and v (B, F, S, heads D) -> the same, memory of these heads."""
+        split = "b f s (h d) -> b h f s d"
+        q, k, v = (rearrange(part, split, d=self.head_dim) for part in (F.relu(q), F.relu(k), v))
+        q_rot, k_rot = (apply_rope(q, context.rope), apply_rope(k, context.rope)) if self.rope else (q, k)
+        out, memory = linear_attention(q, k, q_rot, k_rot, v, memory, context.layout, self.eps, context.fresh)
+        return rearrange(out, "b h f s d -> b f s (h d)"), memory
+
+
+def _gain(norm: nn.RMSNorm | None, x: Tensor, dtype: torch.dtype) -> Callable[[Tensor, slice], Tensor]:
+    """``norm`` of x, a function of some of its channels and of which these are."""
+    if norm is None:
+        return lambda part, of: part
+    scale, weight = rms_scale(norm, x, dtype), norm.weight.to(dtype)
+    return lambda part, of: part * scale * weight[of]

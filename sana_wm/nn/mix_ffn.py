@@ -9,6 +9,7 @@ from sana_wm.nn.layout import FrameLayout
 from sana_wm.nn.temporal_conv import CONV_ELEMENTS, gather_time, next_tail
 
 SMALL_GRID = 4  # cells of a frame up to which the depthwise convolution is written out
+AT_ONCE = 2**26  # hidden elements that are there at once without gradients, or those of one frame: more are no faster
 
 
 def depthwise_3x3(x_NHWC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -74,10 +75,11 @@ class MixFFN(nn.Module):
         tail = state["ffn_tail"]
         new = {"ffn_tail": next_tail(p, tail, layout.num_writers)}
         if fresh and layout.one_chunk:  # neighbours are where they are: no copies, and nothing multiplies zeros
-            out = p + F.linear(p, self.temporal[1])
+            out = F.linear(p, self.temporal[1]).add_(p)
             if frames > 1:
-                out[:, 1:] += F.linear(p[:, :-1], self.temporal[0])
-                out[:, :-1] += F.linear(p[:, 1:], self.temporal[2])
+                for into, of in zip(*((x,) if torch.is_grad_enabled() else x.split(1) for x in (out, p)), strict=True):
+                    into[:, 1:] += F.linear(of[:, :-1], self.temporal[0])
+                    into[:, :-1] += F.linear(of[:, 1:], self.temporal[2])
             return out, new
         previous = tail.to(p.dtype) if frames == 1 else gather_time(p, tail, layout.neighbour(-1, 1, p.device))
         neighbours = [previous, p]
@@ -91,7 +93,8 @@ class MixFFN(nn.Module):
     def _per_frame(self, x_BFSC: Tensor, grid: tuple[int, int]) -> Tensor:
         """Everything but the temporal convolution: frames on their own."""
         lanes, frames, tokens = x_BFSC.shape[:3]
-        most = max(1, CONV_ELEMENTS // (self.inverted.out_features * tokens))
+        elements = CONV_ELEMENTS if torch.is_grad_enabled() else min(AT_ONCE, CONV_ELEMENTS)
+        most = max(1, elements // (self.inverted.out_features * tokens))
         if lanes * frames > most:
             rows = x_BFSC.reshape(1, lanes * frames, tokens, -1).split(most, dim=1)
             return torch.cat([self._per_frame(part, grid) for part in rows], dim=1).view(lanes, frames, tokens, -1)

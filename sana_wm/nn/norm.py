@@ -1,10 +1,13 @@
 """Normalisation in another precision than the weights have."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGE = 2**16  # elements from which a CPU gains by passing over them fewer times than the library does
+CACHED = 2**17  # elements that a core's cache holds in float32
 
 
 def rms_norm(norm: nn.RMSNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -12,4 +15,33 @@ def rms_norm(norm: nn.RMSNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
     x, weight = x.to(dtype), norm.weight.to(dtype)
     if x.is_cuda or x.numel() < LARGE:
         return F.rms_norm(x, norm.normalized_shape, weight, norm.eps)
-    return x * (x.norm(dim=-1, keepdim=True).square() / x.shape[-1] + norm.eps).rsqrt() * weight
+    return x * _scale(norm, x) * weight
+
+
+def rms_scale(norm: nn.RMSNorm, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What ``norm`` multiplies x (..., C) by before its weights: (..., 1) in ``dtype``."""
+    return _by_parts(lambda part: _scale(norm, part.to(dtype)), x, x.new_empty(*x.shape[:-1], 1, dtype=dtype))
+
+
+def wide_norm(norm: nn.RMSNorm | None, x: Tensor) -> Tensor:
+    """``norm(x)`` in float32 at least, in the dtype of ``x``; without a norm ``x``."""
+    if norm is None:
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        if torch.is_grad_enabled() or x.is_cuda or x.numel() <= CACHED:
+            return rms_norm(norm, x, wide).to(x.dtype)
+        return _by_parts(lambda part: rms_norm(norm, part, wide), x, torch.empty_like(x))
+
+
+def _scale(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    return (x.norm(dim=-1, keepdim=True).square() / x.shape[-1] + norm.eps).rsqrt()
+
+
+def _by_parts(function: Callable[[Tensor], Tensor], x: Tensor, out: Tensor) -> Tensor:
+    """A function of the rows of x (..., C), which is wide a part at a time, into ``out`` (..., any)."""
+    rows, made = x.flatten(0, -2), out.flatten(0, -2)
+    size = max(1, CACHED // max(x.shape[-1], 1))
+    for part, into in zip(rows.split(size), made.split(size), strict=True):
+        into.copy_(function(part))
+    return out

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sana_wm.nn.norm import rms_norm
+from sana_wm.nn.norm import wide_norm
 
 
 class TextMemory(NamedTuple):
@@ -31,14 +31,6 @@ def without_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor |
         return text, mask
     kept = mask.flatten(0, -2).any(dim=0)
     return (text, mask) if kept.all() or not kept.any() else (text[..., kept, :], mask[..., kept])
-
-
-def wide_norm(norm: nn.RMSNorm | None, x: Tensor) -> Tensor:
-    """``norm(x)`` in float32 at least, in the dtype of ``x``; without a norm ``x``."""
-    if norm is None:
-        return x
-    with torch.autocast(x.device.type, enabled=False):
-        return rms_norm(norm, x, torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
 
 
 class TextEmbedding(nn.Module):

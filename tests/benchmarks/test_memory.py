@@ -5,9 +5,12 @@ import json
 import torch
 
 from benchmarks.memory import COLUMNS, ROWS, cells, expected, table
-from benchmarks.memory_phase import FewTiles
+from benchmarks.memory_phase import FewClipTiles, FewTiles
 from sana_wm.models.dc_ae import DCAE
+from tests.generation.tiny_clip import tiny_wan
 from tests.models.dc_ae_reference import small
+
+AXES = ("height", "width")
 
 
 def columns(line):
@@ -49,3 +52,18 @@ def test_a_tile_that_stands_in_leaves_the_picture_its_size():
         found = network.decode(latents, tile=32)
     assert decoded == [(8, 8)] * 2 and network.decoder.left == 0  # of sixteen, seven cut by the edge
     assert found.shape == wanted.shape and torch.equal(found[..., :20, :20], wanted[..., :20, :20])
+
+
+def test_a_tile_of_a_clip_that_stands_in_leaves_the_clip_its_size():
+    vae = tiny_wan().requires_grad_(False)
+    sides = {f"tile_sample_{kind}_{axis}": side for kind, side in (("min", 32), ("stride", 24)) for axis in AXES}
+    vae.enable_tiling(**sides)
+    latents = torch.randn(1, 4, 3, 8, 11, generator=torch.Generator().manual_seed(0))
+    decoded = []
+    with torch.no_grad():
+        wanted = vae.decode(latents).sample
+        vae.decoder.register_forward_hook(lambda _, given, out: decoded.append(tuple(given[0].shape[-2:])))
+        vae.decoder = FewClipTiles(vae, (8, 11))
+        found = vae.decode(latents).sample
+    assert decoded == [(4, 4)] * 6  # of the twelve tiles four are whole; three latents each
+    assert found.shape == wanted.shape and torch.equal(found[..., :24, :24], wanted[..., :24, :24])

@@ -117,6 +117,7 @@ def test_low_precision_stays_close_to_float32(dtype, variant):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_a_norm_by_parts_is_the_norm_of_the_whole(dtype, channels_last, monkeypatch):
+    torch.manual_seed(0)
     norm = ChannelRMSNorm(6).to(dtype)
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     x, plus = torch.randn(2, 3, 6, 7, 5).to(dtype)
@@ -128,7 +129,8 @@ def test_a_norm_by_parts_is_the_norm_of_the_whole(dtype, channels_last, monkeypa
             made = normed(norm, x.clone()), normed(norm, x.clone(), plus)
         for one, wanted in zip(made, expected, strict=True):
             assert one.dtype == dtype
-            torch.testing.assert_close(one, wanted, rtol=1.6e-2 if dtype == torch.bfloat16 else 1e-6, atol=4e-3)
+            # in bfloat16 the whole is rounded before the sum, the parts after it: half a unit of at most 16
+            torch.testing.assert_close(one, wanted, rtol=1e-6, atol=2**-5 if dtype == torch.bfloat16 else 1e-6)
 
 
 class _Widest(TorchDispatchMode):

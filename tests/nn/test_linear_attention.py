@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sana_wm.nn import linear_attention as linear_attention_module
 from sana_wm.nn.context import FrameContext
 from sana_wm.nn.layout import chunks_of, frame_layout
 from sana_wm.nn.linear_attention import LinearAttention, linear_attention, linear_attention_dense, visible
@@ -129,6 +130,27 @@ def test_gradients_of_the_sums_are_those_of_the_dense_form():
     ]
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * B * S * 5 * D])  # one head, two and then one
+@pytest.mark.parametrize("rope", [True, False])
+@pytest.mark.parametrize("sizes", [(5,), (2, 3)])
+def test_heads_that_are_mixed_in_parts_are_mixed_as_all_at_once(sizes, rope, at_once, monkeypatch):
+    torch.manual_seed(0)
+    attention = LinearAttention(H * D, H, qk_norm=rope, rope=rope).double().requires_grad_(False)
+    x = torch.randn(B, 5, S, H * D, dtype=torch.float64)
+    state = {name: torch.rand_like(part) for name, part in attention.initial_state(B, S, "cpu", x.dtype).items()}
+    angle = torch.randn(B, 1, 5, S, D // 2, dtype=torch.float64)
+    context = FrameContext(frame_layout(sizes), torch.polar(torch.ones_like(angle), angle), torch.zeros(B).long())
+    expected, after = attention(x, state, context)  # where gradients are recorded all heads are mixed at once
+    monkeypatch.setattr(linear_attention_module, "AT_ONCE", at_once)
+    mixed, attend = [], LinearAttention._attend
+    monkeypatch.setattr(LinearAttention, "_attend", lambda *a: mixed.append(a[1].shape[-1] // D) or attend(*a))
+    with torch.no_grad():
+        found, memory = attention(x, state, context)
+    assert mixed == ([1, 1, 1] if at_once == 1 else [2, 1])
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(memory, after, atol=1e-12, rtol=1e-12)
 
 
 def test_the_state_does_not_grow_with_tokens():

@@ -42,6 +42,23 @@ def test_inputs_too_large_for_one_convolution_are_split(monkeypatch):
     assert torch.allclose(whole, parts, atol=1e-12) and torch.allclose(after["ffn_tail"], after_parts["ffn_tail"])
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_without_gradients_fewer_frames_are_worked_on_at_once(fresh, monkeypatch):
+    torch.manual_seed(0)
+    ffn = mix_ffn.MixFFN(6, 2.0).double().requires_grad_(False)
+    torch.nn.init.normal_(ffn.temporal)
+    x, state = torch.randn(2, 5, 15, 6).double(), ffn.initial_state(2, 15, "cpu", torch.float64)
+    given = (x, (3, 5), state, frame_layout((5,)), None, fresh)
+    expected, sizes = ffn(*given)[0], []
+    monkeypatch.setattr(mix_ffn, "AT_ONCE", 3 * 24 * 15)
+    ffn.depthwise.register_forward_hook(lambda _, given, out: sizes.append(len(out)))
+    assert torch.equal(ffn(*given)[0], expected) and sizes == [10]  # gradients might be recorded: all at once
+    with torch.no_grad():
+        found = ffn(*given)[0]
+    assert sizes == [10, 3, 3, 3, 1]
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_whole_clip_is_a_chunk_after_nothing(frames):
     torch.manual_seed(0)
