@@ -18,15 +18,18 @@ from sana_wm.models.dc_ae_tiling import tile_and_stride
 from sana_wm.models.quantised import INSIDE, quantised_bytes, quantised_names
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.transformer import SanaTransformer
+from sana_wm.nn import linear_attention, mix_ffn
 
 Shapes = Mapping[str, tuple[int, ...]]
-TOKEN_WIDTHS = 19  # tensors as wide as a token that a block has at once: most of them the Mix-FFN's convolution's
-PIXEL_BYTES = (
-    2100  # of coding, a pixel of a tile: four feature maps of 128 channels in float32, whatever the weights are
-)
+# Of a block of the transformer: tensors as wide as all tokens that are there beside what is worked on in parts, then
+# tensors of such a part: of some heads in float32, of some frames' hidden features.
+MIXER_WIDTHS, HEAD_TENSORS = 7, 7
+FFN_WIDTHS, HIDDEN_TENSORS = 5, 2.5
+PIXEL_TENSORS = 3.1  # of coding a picture: feature maps of its first stage
 CODING = 0.09e9  # the same, whatever the tile
 STREAM_TENSORS = 14.9  # of a video decoded latent by latent: tensors of its widest features at once, what it keeps too
 CLIP_TENSORS = 4.7  # the same of a clip that is decoded at once
+TILED = 1.7  # pixels of the tiles of a clip to one of the clip
 TEXT_TOKENS = 300
 INSTRUCTED_TOKENS = 600  # of the prompt with its instruction, as the language model reads it
 
@@ -105,16 +108,22 @@ def gemma2_2b() -> dict[str, tuple[int, ...]]:
 def transformer_working(config: SanaConfig, asked: Asked) -> int:
     """Bytes beside the weights: tokens, keys and values of the text, and the state of a stream.
 
-    tokens x width x :data:`TOKEN_WIDTHS` x itemsize, where guidance doubles the lanes. Of a token of text every block
-    keeps 2 widths, a third where keys are normalised, and with guidance 2 more, since prompts and what leads away from
-    them are there apart and together. A block's state is a matrix a head, before and after; a stream's has the last
-    frame too.
+    Of tokens the larger of what the mixer and the Mix-FFN have at once, where guidance doubles the lanes. Of a token
+    of text every block keeps 2 widths, a third where keys are normalised, and with guidance 2 more, since prompts and
+    what leads away from them are there apart and together. A block's state is a matrix a head, before and after; a
+    stream's has the last frame too.
     """
     c, size = config, asked.dtype.itemsize
     lanes = asked.batch * (2 if asked.guided else 1)
     height, width = c.tokens_of(asked.grid)
-    tokens = lanes * asked.frames * height * width
-    working = tokens * c.width * TOKEN_WIDTHS * size
+    frames = lanes * asked.frames
+    tokens = frames * height * width
+    heads = min(tokens * c.width, max(linear_attention.AT_ONCE, tokens * c.head_dim))
+    hidden = 2 * int(c.width * c.mlp_ratio) * height * width
+    hidden *= min(frames, max(1, mix_ffn.AT_ONCE // hidden))
+    mixer = MIXER_WIDTHS * tokens * c.width * size + HEAD_TENSORS * heads * 4
+    ffn = FFN_WIDTHS * tokens * c.width * size + HIDDEN_TENSORS * hidden * size
+    working = int(max(mixer, ffn))
     if c.text_dim:
         kept = 2 + c.qk_norm + 2 * asked.guided
         working += lanes * TEXT_TOKENS * (kept * c.width * c.depth + 3 * c.width + c.text_dim) * size
@@ -131,17 +140,15 @@ def text_working(shapes: Shapes, dtype: torch.dtype) -> int:
 
 
 def autoencoder_working(config: DCAEConfig, asked: Asked) -> int:
-    """Bytes beside the weights of decoding one picture: a tile, the picture in the network's dtype, and as levels.
-
-    :data:`PIXEL_BYTES` a pixel of the tile for a first stage of 128 channels, in proportion for others.
-    """
+    """Bytes beside the weights of decoding one picture: a tile and the picture; then the picture and its levels."""
     cell = config.compression
     sides = tuple(side * cell for side in asked.grid)
     cells = tile_and_stride(sides, asked.tile or "auto", None, cell)
     tile = sides if cells is None else tuple(min(side, cells[0] * cell) for side in sides)
     channels = config.of_decoder().widths[0 if config.decoder_layers[0] else 1]
-    levels = numel(sides) * 3 * (asked.dtype.itemsize + 3 * 4)
-    return int(max(numel(tile) * PIXEL_BYTES * channels / 128 + CODING + levels * (cells is not None), levels))
+    picture = numel(sides) * 3 * asked.dtype.itemsize
+    maps = PIXEL_TENSORS * numel(tile) * channels * asked.dtype.itemsize
+    return int(max(maps + CODING + picture, picture + numel(sides) * 3 * 3 * 4))
 
 
 def numel(shape: Iterable[int]) -> int:
@@ -178,8 +185,8 @@ class VideoCoder:
     def working(self, asked: Asked) -> int:
         """Bytes beside the weights of decoding a clip: its widest features, and its frames until they are written.
 
-        Of a stream the frames of one latent are there at once; where a clip is decoded in tiles all of it is, in the
-        network's dtype as tiles and as a whole, and in float32 as it is and scaled.
+        Of a stream the frames of one latent are there at once. Where a clip is decoded in tiles all of it is: while
+        the last tile is decoded as tiles, which overlap; then in one piece, and in float32 three times over.
         """
         size = (self.dtype or asked.dtype).itemsize
         sides = [side * self.cell for side in asked.grid]
@@ -188,5 +195,6 @@ class VideoCoder:
         area = numel(min(side, self.tile) for side in sides) if in_tiles else numel(sides)
         frames = self.stride * (asked.frames - 1) + 1
         at_once, tensors = (self.stride, STREAM_TENSORS) if self.by_frame or not whole else (frames, CLIP_TENSORS)
-        shown = numel(sides) * 3 * (2 * size + 2 * 4) * (frames if whole else self.stride)
-        return int(area * at_once * self.features * tensors * size + CODING + shown)
+        values = numel(sides) * 3 * (frames if whole else self.stride)
+        coding = area * at_once * self.features * tensors * size + TILED * values * size
+        return int(max(coding, values * (size + 3 * 4)) + CODING)

@@ -93,7 +93,7 @@ def test_more_to_work_on_takes_more():
     assert transformer_working(config, Asked((32, 32), batch=3)) == 3 * one
     assert transformer_working(config, Asked((32, 32), frames=2)) > 1.5 * one
     assert transformer_working(config, Asked((64, 64))) > 3 * one
-    assert 1.9 * one < transformer_working(config, Asked((32, 32), dtype=torch.float32)) < 2 * one
+    assert 1.5 * one < transformer_working(config, Asked((32, 32), dtype=torch.float32)) < 2 * one
     stream = preset("longsana-2b-480p", temporal="chunk_causal")
     assert transformer_working(stream, Asked((30, 52), 10)) > transformer_working(
         preset("sana-video-2b-480p"), Asked((30, 52), 10)
@@ -102,9 +102,9 @@ def test_more_to_work_on_takes_more():
 
 def test_tiles_bound_decoding():
     whole, tiled = (autoencoder_working(HUGE, Asked((64, 64), tile=tile)) for tile in (None, 512))
-    assert whole > 8e9 and tiled < 1e9  # 2048 pixels are decoded at once unless a tile is given
+    assert whole > 3e9 and tiled < 0.5e9  # 2048 pixels are decoded at once unless a tile is given
     large = autoencoder_working(HUGE, Asked((128, 128)))  # 4096 are not
-    assert large < 4e9 and autoencoder_working(HUGE, Asked((128, 128), tile=4096)) > 30e9
+    assert large < 1.5e9 and autoencoder_working(HUGE, Asked((128, 128), tile=4096)) > 12e9
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
