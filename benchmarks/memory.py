@@ -68,7 +68,7 @@ ROWS: list[dict] = [
     },
     {"phase": "video autoencoder", "network": "AutoencoderKLLTX2Video", "grid": GRID_720P, "frames": 11},
 ]
-COLUMNS = ("phase", "what", "weights", "working", "peak, formula", "peak, measured", "below 8 GB")
+COLUMNS = ("phase", "what", "weights", "working", "both", "both, measured", "command", "below 8 GB")
 
 
 def measured(row: dict) -> dict[str, float]:
@@ -105,14 +105,19 @@ def cells(row: dict, found: dict | None) -> tuple[str, ...]:
         told.append(f"{row.get('side', 1024)} px")
     told += [row.get("dtype", "bfloat16"), row.get("quantise", "")]
     told.append(f"tile {row['tile']}" if "tile" in row else "in tiles" if "tiling" in row else "")
-    peak = plan.peak if found is None else found["peak"]
-    numbers = [f"{value / GB:.2f}" for value in (phase.weights, phase.working, plan.peak)]
-    last = "-" if found is None else f"{found['peak'] / GB:.2f}" + "*" * ("blocks" in row or "few_tiles" in row)
-    return row["phase"], ", ".join(part for part in told if part), *numbers, last, "yes" if peak < 8 * GB else "no"
+    taken = phase.bytes if found is None else found["peak"] - found["base"]
+    command = plan.process + taken
+    numbers = [f"{value / GB:.2f}" for value in (phase.weights, phase.working, phase.bytes)]
+    shown = "-" if found is None else f"{taken / GB:.2f}" + "*" * ("blocks" in row or "few_tiles" in row)
+    last = [shown, f"{command / GB:.2f}", "yes" if command < 8 * GB else "no"]
+    return row["phase"], ", ".join(part for part in told if part), *numbers, *last
 
 
 def table(kept: dict) -> list[str]:
-    """Lines of Markdown; what was not measured is by the formula alone. Numbers are GB (1e9 bytes)."""
+    """Lines of Markdown; what was not measured is by the formula alone. Numbers are GB (1e9 bytes).
+
+    ``command``: with the process that ``sana_wm.generate`` is, by what was measured where it was.
+    """
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(cells(row, kept.get(json.dumps(row))) for row in ROWS)]
     return ["| " + " | ".join(line) + " |" for line in lines]
 

@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.memory_phase '{"phase": "transformer", "model": "sana-600m"}'`` prints bytes as JSON: ``base``
 after the imports, ``loaded`` with the weights, ``peak`` of the work. ``"holes": true`` leaves the heap as glibc keeps
-it, which the command does not. Linux only: it reads /proc.
+it, which the command does not; ``"widened": true`` takes products of bfloat16 as on a processor without instructions
+for them. Linux only: it reads /proc.
 """
 
 import contextlib
@@ -213,9 +214,10 @@ def text_encoder(dtype="bfloat16", quantise=None, tokens=INSTRUCTED_TOKENS, laye
     from sana_wm.nn.widened import products_of
 
     config = Gemma2Config(**({} if layers is None else {"num_hidden_layers": layers}))
-    base, dtype = resident(), getattr(torch, dtype)
+    dtype = getattr(torch, dtype)
     with torch.device("meta"):
-        network = AutoModel.from_config(config, dtype=dtype)
+        network = AutoModel.from_config(config, dtype=dtype)  # and what transformers imports for it
+    base = resident()
     network = filled(network, dtype, quantise, embeddings=True)
     if quantise is None:
         network.embed_tokens.embed_scale = torch.tensor(config.hidden_size**0.5)
@@ -238,11 +240,14 @@ PHASES = {
 
 def main() -> None:
     from sana_wm.generation.memory import avoid_holes
+    from sana_wm.nn import widened
 
     torch.set_num_threads(1)
     asked = json.loads(sys.argv[1])
     if not asked.pop("holes", False):
         avoid_holes()  # as the command does
+    if asked.pop("widened", False):
+        widened.multiplies_bfloat16 = lambda: False
     base, loaded, seconds = PHASES[asked.pop("phase")](**asked)
     print(json.dumps({"base": base, "loaded": loaded, "peak": resident("VmHWM"), "seconds": round(seconds, 1)}))
 

@@ -26,7 +26,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 MIXER_WIDTHS, HEAD_TENSORS = 7, 7
 FFN_WIDTHS, HIDDEN_TENSORS = 5, 2.5
 PIXEL_TENSORS = 3.1  # of coding a picture: feature maps of its first stage
-CODING = 0.09e9  # the same, whatever the tile
+CODING = 0.12e9  # the same, whatever the tile
 STREAM_TENSORS = 14.9  # of a video decoded latent by latent: tensors of its widest features at once, what it keeps too
 CLIP_TENSORS = 4.7  # the same of a clip that is decoded at once
 TILED = 1.7  # pixels of the tiles of a clip to one of the clip
@@ -136,7 +136,7 @@ def transformer_working(config: SanaConfig, asked: Asked) -> int:
 def text_working(shapes: Shapes, dtype: torch.dtype) -> int:
     """Bytes beside a language model's weights: the feed-forward part of one layer, and scores of its attention."""
     hidden = max((shape[0] for name, shape in shapes.items() if len(shape) == 2 and INSIDE.search(name)), default=0)
-    return INSTRUCTED_TOKENS * 6 * hidden * dtype.itemsize + 24 * INSTRUCTED_TOKENS**2 * 4
+    return INSTRUCTED_TOKENS * 12 * hidden * dtype.itemsize + 24 * INSTRUCTED_TOKENS**2 * 4
 
 
 def autoencoder_working(config: DCAEConfig, asked: Asked) -> int:
