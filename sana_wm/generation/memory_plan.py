@@ -30,7 +30,8 @@ from sana_wm.models.dc_ae import DCAEConfig
 from sana_wm.models.sana_config import SanaConfig
 
 PROCESS = 0.56e9  # Python, torch, diffusers, transformers and torchao, in host memory
-HEAP = 0.12e9  # on a CPU: what its library of products needs, and freed tensors of less than 4 MB that stay with the heap until the phase ends
+# On a CPU: what its library of products needs, and freed tensors of less than 4 MB, which stay with the heap.
+HEAP = 0.12e9
 OWN_GROUPS, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _V2 = "memory.max", "memory.current", "inactive_file"
 _V1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"  # no limit: 2^63 and a little less
