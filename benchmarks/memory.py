@@ -20,8 +20,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.kept import Kept
-from benchmarks.memory_phase import published_video_vae
-from sana_wm.generation.clip_release import coder_of
+from sana_wm.generation.clip_release import coder_of, published_vae
 from sana_wm.generation.memory import GB
 from sana_wm.generation.memory_formulas import Asked, gemma2_2b
 from sana_wm.generation.memory_plan import MemoryPlan, Networks, plan_memory
@@ -87,7 +86,7 @@ def expected(row: dict) -> MemoryPlan:
     guided = row.get("guided", "sprint" not in model)
     asked = Asked(tuple(grid), row.get("frames", 1), 1, guided, dtype, kind, kind, row.get("tile"))
     if row["phase"] == "video autoencoder":
-        coder = coder_of(published_video_vae(row.get("network", "AutoencoderKLWan")))
+        coder = coder_of(published_vae(row.get("network", "AutoencoderKLWan")))
         asked = replace(asked, tiling=row.get("tiling", "auto"))
     else:
         coder = dcae_preset("f32c32-sana-1.1")

@@ -150,14 +150,6 @@ def autoencoder(side=1024, tile="auto", dtype="bfloat16", model="f32c32-sana-1.1
     return base, loaded, time.monotonic() - began
 
 
-def published_video_vae(network: str):
-    """On the meta device: Wan 2.1's, or LTX-2's that sees the future."""
-    from sana_wm.models.wan_vae import CLASSES
-
-    ltx = {"decoder_causal": False, "spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
-    return CLASSES[network].blank({} if network == "AutoencoderKLWan" else ltx)
-
-
 class FewClipTiles(nn.Module):
     """Wan's decoder in tiles: it decodes the first and the last of full size; for the others there is noise."""
 
@@ -192,8 +184,9 @@ def video_autoencoder(
     few_tiles: of Wan's tiles decode the first and the last of full size, with all of the others there.
     """
     from sana_wm.generation.clip_decoder import ClipDecoder
+    from sana_wm.generation.clip_release import published_vae
 
-    base, vae = resident(), published_video_vae(network)
+    base, vae = resident(), published_vae(network)
     filled(vae.vae, getattr(torch, dtype), None)
     if few_tiles:
         vae.vae.decoder = FewClipTiles(vae.vae, grid)

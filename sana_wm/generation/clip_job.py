@@ -14,8 +14,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from sana_wm.generation.aspect import video_base_of_grid
 from sana_wm.generation.clip import ClipPipeline
 from sana_wm.generation.clip_decoder import ClipDecoder
+from sana_wm.generation.clip_names import preset_of
 from sana_wm.generation.clip_release import (
     base_of,
     config_of,
@@ -23,6 +25,7 @@ from sana_wm.generation.clip_release import (
     locate_clip_release,
     networks_of,
     patch_of,
+    published_networks,
     released_sampling,
 )
 from sana_wm.generation.clip_sampling import SAMPLING
@@ -109,9 +112,14 @@ class _Job:
         if (known := known_preset(s.model, s.transformer, s.preset)) is not None:
             s.sampling(SAMPLING[known])  # mistakes are told before anything is fetched
         self.picture = None if s.image is None else read_picture(s.image)
-        self.folder = locate_clip_release(s.model)
-        self.weights = s.transformer or self.folder / "transformer"
-        self.sampling = s.sampling(released_sampling(s.model, self.folder, s.transformer, s.preset))
+        self.published = None
+        if s.plan and known and s.transformer is None and preset_of(s.model) == known and not Path(s.model).exists():
+            self.published = published_networks(known)  # for its plan nothing is fetched
+            self.sampling = s.sampling(SAMPLING[known])
+        else:
+            self.folder = locate_clip_release(s.model)
+            self.weights = s.transformer or self.folder / "transformer"
+            self.sampling = s.sampling(released_sampling(s.model, self.folder, s.transformer, s.preset))
         given = s.instruction
         self.instruction = instruction("video") if given is None else read_instruction(given)
         self.device, self.dtype = s.place()
@@ -121,11 +129,17 @@ class _Job:
 
     def _measure(self) -> None:
         """Sizes and lengths, from the files' configurations alone."""
-        channels, compression, self.stride = vae_sizes(self.folder / "vae")
-        config, s = config_of(self.weights), self.settings
-        self.patch = patch_of(config, channels)
-        how = {"tiling": s.tiling, "lowercase": s.lowercase, "cell": compression * self.patch, "stride": self.stride}
-        self.pipeline = ClipPipeline(None, None, self.texts, self.sampling, base_of(config, channels), **how)
+        s = self.settings
+        if self.published is None:
+            channels, self.cell, self.stride = vae_sizes(self.folder / "vae")
+            config = config_of(self.weights)
+            self.patch, base = patch_of(config, channels), base_of(config, channels)
+        else:
+            config, coder = self.published.transformer, self.published.autoencoder
+            self.cell, self.stride, self.patch = coder.cell, coder.stride, config.patch_size
+            base = video_base_of_grid(config.sample_size)
+        how = {"tiling": s.tiling, "lowercase": s.lowercase, "cell": self.cell * self.patch, "stride": self.stride}
+        self.pipeline = ClipPipeline(None, None, self.texts, self.sampling, base, **how)
         self.size = self.pipeline.asked(s.height, s.width, self.picture)
         self.inside = self.pipeline.inside(*self.size)
         self.frames = s.num_frames(self.sampling, self.stride)
@@ -140,19 +154,22 @@ class _Job:
     def _plan(self) -> None:
         """How much memory it will take, from the files' configurations and headers alone."""
         s, kind = self.settings, self.settings.kind("quantise")
-        config, saved_as = read_config(self.weights, self._preset())
-        check_quantise(self.weights, saved_as, kind)
-        self._check_transformer(config)
         if s.kinds():
             torchao_primitives()  # that it is not installed is told before anything is read
-        self.offload = choose_offload(s.offload, self.device, [self.weights, self.folder / "vae"])
-        self.networks = networks_of(self.folder, config, saved_as)
+        if self.published is None:
+            config, saved_as = read_config(self.weights, self._preset())
+            check_quantise(self.weights, saved_as, kind)
+            self._check_transformer(config)
+            self.networks = networks_of(self.folder, config, saved_as)
+            parts = [self.weights, self.folder / "vae"]
+        else:
+            self.networks, parts = self.published, []
+        self.offload = choose_offload(s.offload, self.device, parts)
         streams, frames = self.sampling.streams, self.latent_frames
-        _, compression, _ = vae_sizes(self.folder / "vae")
+        at_once = max(self.networks.transformer.chunks(frames)) if streams else frames
         self.asked = Asked(
-            tuple(side // compression for side in self.inside), max(config.chunks(frames)) if streams else frames, 1,
-            self.sampling.guidance != 1, self.dtype, kind, s.kind("quantise_text"), None,
-            "off" if streams else s.tiling, streams and not self.offload.sequential,
+            tuple(side // self.cell for side in self.inside), at_once, 1, self.sampling.guidance != 1, self.dtype, kind,
+            s.kind("quantise_text"), None, "off" if streams else s.tiling, streams and not self.offload.sequential,
         )  # fmt: skip
         self.plan = plan_memory(self.networks, self.asked, self.device)
 

@@ -12,13 +12,14 @@ from sana_wm.generation.aspect import video_base_of_grid
 from sana_wm.generation.clip_names import RELEASES, preset_of
 from sana_wm.generation.clip_sampling import SAMPLING, ClipSampling
 from sana_wm.generation.image_release import locate_parts, text_shapes
-from sana_wm.generation.memory_formulas import VideoCoder
+from sana_wm.generation.memory_formulas import VideoCoder, gemma2_2b
 from sana_wm.generation.memory_plan import Networks
 from sana_wm.models.family import CAUSAL_PRESET, CAUSAL_VIDEO
+from sana_wm.models.presets import preset
 from sana_wm.models.pretrained import FORMAT
 from sana_wm.models.sana_config import SanaConfig
 from sana_wm.models.video_vae import VideoVAE
-from sana_wm.models.wan_vae import WanVAE, vae_class
+from sana_wm.models.wan_vae import CLASSES, WanVAE, vae_class
 
 
 def locate_clip_release(model: str) -> Path:
@@ -76,6 +77,23 @@ def released_sampling(model: str, folder: Path, transformer: Path | None, preset
 def networks_of(folder: Path, transformer: SanaConfig, saved_as: str | None) -> Networks:
     """What a release is made of, from its configurations and the headers of its files: no tensor is read."""
     return Networks(transformer, text_shapes(folder), video_coder(folder / "vae"), saved_as)
+
+
+def published_networks(name: str) -> Networks:
+    """What the published release of a member of :data:`SAMPLING` is made of, told without a file of it.
+
+    Raises:
+        ImportError: no diffusers.
+    """
+    config = preset(name)
+    network = "AutoencoderKLWan" if config.in_channels == 16 else "AutoencoderKLLTX2Video"
+    return Networks(config, gemma2_2b(), coder_of(published_vae(network)))
+
+
+def published_vae(network: str) -> VideoVAE:
+    """An autoencoder of the published sizes on the meta device: Wan 2.1's, or LTX-2's that sees the future."""
+    ltx = {"decoder_causal": False, "spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+    return CLASSES[network].blank({} if network == "AutoencoderKLWan" else ltx)
 
 
 def video_coder(vae: Path) -> VideoCoder:

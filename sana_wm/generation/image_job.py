@@ -22,8 +22,10 @@ from sana_wm.generation.image_release import (
     locate_image_release,
     named_sampling,
     networks_of,
+    published_networks,
     sampling_of,
 )
+from sana_wm.generation.image_sampling import SAMPLING
 from sana_wm.generation.image_settings import ImageSettings, Lane
 from sana_wm.generation.known_texts import KnownTexts
 from sana_wm.generation.memory import GB, is_out_of_memory, peak_memory, release_memory, reset_peak
@@ -98,14 +100,12 @@ class _Job:
         if (known := named_sampling(settings.model)) is not None:
             settings.sampling(known)  # mistakes are told before anything is fetched
         self.picture = None if settings.picture is None else read_picture(settings.picture)
-        self.folder = locate_image_release(settings.model)
-        self.sampling = settings.sampling(sampling_of(settings.model, self.folder))
         self.device, self.dtype = settings.place()
-        self.cell = compression_of(self.folder / "vae")
-        self.size, self.inside = self._sizes()
+        if settings.plan and settings.model in SAMPLING and not Path(settings.model).exists():
+            self._read_nothing(settings.model)
+        else:
+            self._read_configurations()
         guided = self.sampling.sampler != "scm" and self.sampling.guidance != 1
-        self.networks = networks_of(self.folder)
-        check_quantise(self.folder / "transformer", self.networks.saved_as, settings.kind("quantise"))
         self.asked = Asked(
             tuple(side // self.cell for side in self.inside), 1, min(settings.batch, len(self.lanes)), guided,
             self.dtype, settings.kind("quantise"), settings.kind("quantise_text"), settings.tile,
@@ -116,11 +116,26 @@ class _Job:
         given = settings.instruction
         self.instruction = instruction_of(self.sampling) if given is None else read_instruction(given)
 
-    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Of a picture as asked for, and as it is made, in pixels."""
-        pipeline = ImagePipeline(None, None, None, self.sampling, base_of(self.folder), compression=self.cell)
-        size = pipeline.asked(self.settings.height, self.settings.width)
-        return size, pipeline.inside(*size)
+    def _read_nothing(self, name: str) -> None:
+        """For the plan of a published member nothing is fetched: what it is made of is known."""
+        self.sampling = self.settings.sampling(SAMPLING[name])
+        self.networks = published_networks(name)
+        self.cell = self.networks.autoencoder.compression
+        self._measure(self.cell * self.networks.transformer.sample_size)
+
+    def _read_configurations(self) -> None:
+        self.folder = locate_image_release(self.settings.model)
+        self.sampling = self.settings.sampling(sampling_of(self.settings.model, self.folder))
+        self.cell = compression_of(self.folder / "vae")
+        self._measure(base_of(self.folder))
+        self.networks = networks_of(self.folder)
+        check_quantise(self.folder / "transformer", self.networks.saved_as, self.settings.kind("quantise"))
+
+    def _measure(self, base: int) -> None:
+        """Sides of a picture as asked for, and as it is made, in pixels."""
+        pipeline = ImagePipeline(None, None, None, self.sampling, base, compression=self.cell)
+        self.size = pipeline.asked(self.settings.height, self.settings.width)
+        self.inside = pipeline.inside(*self.size)
 
     def texts(self) -> KnownTexts:
         s = self.settings

@@ -11,10 +11,12 @@ import torch
 
 from sana_wm.generation.image_names import RELEASES
 from sana_wm.generation.image_sampling import SAMPLING, Sampling
+from sana_wm.generation.memory_formulas import gemma2_2b
 from sana_wm.generation.memory_plan import Networks
 from sana_wm.models.dc_ae_config import DCAEConfig, dcae_preset
 from sana_wm.models.dc_ae_pretrained import config_from
 from sana_wm.models.hub import check_repo, fetch
+from sana_wm.models.presets import preset
 from sana_wm.models.pretrained import read_config
 from sana_wm.models.prompt_cache import PromptCache
 from sana_wm.models.prompt_encoder import PromptEncoder, instruction
@@ -129,6 +131,11 @@ def networks_of(folder: Path) -> Networks:
     file = folder / "vae" / "config.json"
     autoencoder = config_from(json.loads(file.read_text()) if file.is_file() else None, folder / "vae")
     return Networks(config, text_shapes(folder), autoencoder or dcae_preset("f32c32-sana-1.1"), saved_as)
+
+
+def published_networks(name: str) -> Networks:
+    """What the published release of a member of :data:`SAMPLING` is made of, told without a file of it."""
+    return Networks(preset(name), gemma2_2b(), dcae_preset("f32c32-sana-1.1"))
 
 
 def text_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

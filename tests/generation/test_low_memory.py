@@ -206,6 +206,32 @@ def test_a_plan_of_a_video_reads_no_weights_and_writes_nothing(clip, long, tmp_p
         assert f"expected peak {made.peak / 1e9:.2f} GB; available on cpu" in text and "does not fit" not in text
 
 
+@pytest.mark.parametrize(("model", "size", "phases"), [
+    ("sana-600m-512", (512, 512), 3), ("sana-1600m-4k", (4096, 4096), 3), ("sana-sprint-600m", (1024, 1024), 3),
+    ("sana-video-2b", (480, 832), 3), ("sana-video-2b-720p", (704, 1280), 3), ("longsana-2b", (480, 832), 2),
+])  # fmt: skip
+def test_a_plan_of_a_published_member_needs_no_file(model, size, phases, tmp_path, monkeypatch):
+    def fetch(*_, **__):
+        raise AssertionError("something was fetched")
+
+    monkeypatch.setattr("sana_wm.generation.image_release.fetch", fetch)
+    seen = []
+    for job in (image_job, clip_job):
+        monkeypatch.setattr(job, "plan_memory", lambda *asked: seen.append(asked) or plan_memory(*asked))
+    video = "video" in model or "long" in model
+    make, kind = (generate_clips, ClipSettings) if video else (generate_images, ImageSettings)
+    given = {"prompt": "a cat", "out": tmp_path / "out", "dtype": "bfloat16", "device": "cpu"}
+    text = io.StringIO()
+    made = make(kind(model, plan=True, **given), Console(file=text, width=200))
+    ((networks, asked, _),) = seen
+    cell = getattr(networks.autoencoder, "cell", None) or networks.autoencoder.compression
+    assert tuple(side * cell for side in asked.grid) == size
+    told = re.findall(r"^\S.*? +weights +([\d.]+)", text.getvalue(), re.MULTILINE)
+    assert len(told) == phases and told[0] == "5.23" and made.peak > 5.5e9
+    with pytest.raises(AssertionError, match="fetched"):  # not the plan alone
+        make(kind(model, **given), QUIET)
+
+
 def test_a_plan_of_a_video_names_what_to_change(clip, tmp_path, monkeypatch):
     published = Networks(preset("sana-video-2b-480p", depth=2), gemma2_2b(), WAN)
     monkeypatch.setattr(clip_job, "networks_of", lambda *_: published)
