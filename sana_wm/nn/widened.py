@@ -113,9 +113,9 @@ class WideProducts(TorchFunctionMode):
                 x.shape[2:], weight.shape[2:], *(_each(v, x.ndim - 2) for v in (stride, padding, dilation)), strict=True
             )
         ]
-        out = torch.empty(len(x), len(weight), *(of.outputs for of in taps), dtype=x.dtype)
-        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            out = out.to(memory_format=torch.channels_last)
+        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        form = torch.channels_last if last else torch.contiguous_format
+        out = torch.empty(len(x), len(weight), *(of.outputs for of in taps), dtype=x.dtype, memory_format=form)
         lanes = _parts(len(x), x[:1].numel())
         if groups == x.shape[1] == len(weight):
             for some, of in itertools.product(lanes, _parts(groups, x[:1, :1].numel())):
