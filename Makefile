@@ -8,7 +8,7 @@ SHIPPED := $(notdir $(patsubst %/config.json,%,$(wildcard sana_wm/worlds/*/confi
 
 .PHONY: demo test lint bench clean
 
-# The whole product on real simulator data in less than ten minutes. What it writes: runs/pusht-demo, data/pusht-demo.
+# The whole product on real simulator data, in minutes. What it writes: runs/pusht-demo, data/pusht-demo.
 demo: $(INSTALLED)
 	@printf '\n1. Record the simulator, fit a small world to it, measure it\n\n'
 	@$(BIN)/python -m sana_wm.train data=pusht-demo

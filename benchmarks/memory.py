@@ -31,15 +31,20 @@ GRID_480P, GRID_720P = [60, 104], [22, 40]
 # Member, side in pixels or latents, and what else: where a step is long, two of its blocks, which take what all take
 # but for their states (at most 0.1 GB; of LongSANA also the last frames, 0.2 GB).
 MEMBERS: list[tuple[str, dict]] = [
+    ("sana-600m-512", {"side": 512}),
     ("sana-600m", {}),
+    ("sana-1600m-512", {"side": 512}),
     ("sana-1600m", {}),
     ("sana-1600m-2k", {"side": 2048, "blocks": 2}),
     ("sana-1600m-4k", {"side": 4096, "blocks": 2}),
+    ("sana1.5-1600m", {}),
     ("sana1.5-4800m", {}),
+    ("sana-sprint-600m", {}),
     ("sana-sprint-1600m", {}),
     ("sana-video-2b-480p", {"grid": GRID_480P, "frames": 21, "blocks": 2}),
     ("sana-video-2b-720p", {"grid": GRID_720P, "frames": 11, "blocks": 2}),
     ("longsana-2b-480p", {"grid": GRID_480P, "frames": 10, "guided": False, "blocks": 2}),
+    ("sana-streaming-2b", {"grid": GRID_720P, "frames": 3, "guided": False}),
 ]
 ROWS: list[dict] = [
     *({"phase": "text encoder"} | kind for kind in ({}, {"quantise": "int8"}, {"quantise": "int4"})),
