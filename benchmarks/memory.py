@@ -61,15 +61,10 @@ ROWS: list[dict] = [
     {"phase": "autoencoder", "side": 2048, "tile": 512, "few_tiles": True},
     {"phase": "autoencoder", "side": 4096, "few_tiles": True},
     {"phase": "autoencoder", "side": 4096, "tile": 512, "few_tiles": True},
-    {"phase": "video autoencoder", "dtype": "float32", "grid": GRID_480P, "frames": 3},
-    {
-        "phase": "video autoencoder",
-        "dtype": "float32",
-        "grid": GRID_480P,
-        "frames": 21,
-        "tiling": "on",
-        "few_tiles": True,
-    },
+    *(
+        {"phase": "video autoencoder", "dtype": "float32", "grid": GRID_480P} | more
+        for more in ({"frames": 3}, {"frames": 21, "tiling": "on", "few_tiles": True})
+    ),
     {"phase": "video autoencoder", "network": "AutoencoderKLLTX2Video", "grid": GRID_720P, "frames": 11},
 ]
 COLUMNS = ("phase", "what", "weights", "working", "both", "both, measured", "command", "below 8 GB")

@@ -10,9 +10,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sana_wm.nn.norm import wide_at_once
+
 ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
-# Elements that are normed at once: what a core's cache holds in float32, and on a GPU enough to keep it busy.
-CACHED, KEEPS_BUSY = 2**16, 2**24
 
 
 def activate(name: str, x: Tensor) -> Tensor:
@@ -41,8 +41,7 @@ class ChannelRMSNorm(nn.Module):
 
     def overwrite(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         """The same, and ``plus`` added, into x without gradients: some rows of the image at a time, in float32."""
-        at_once = CACHED if x.device.type == "cpu" else KEEPS_BUSY
-        rows = max(1, at_once // max(x[:, :, :1].numel(), 1))
+        rows = max(1, wide_at_once(x) // max(x[:, :, :1].numel(), 1))
         gain, shift = self.weight[:, None, None], self.bias[:, None, None]
         for start in range(0, x.shape[2], rows):
             part = x[:, :, start : start + rows]

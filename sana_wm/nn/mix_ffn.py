@@ -77,7 +77,10 @@ class MixFFN(nn.Module):
         if fresh and layout.one_chunk:  # neighbours are where they are: no copies, and nothing multiplies zeros
             out = F.linear(p, self.temporal[1]).add_(p)
             if frames > 1:
-                for into, of in zip(*((x,) if torch.is_grad_enabled() else x.split(1) for x in (out, p)), strict=True):
+                lanes, parts = max(1, AT_ONCE // p[0].numel()), [(out, p)]
+                if len(p) > lanes and not torch.is_grad_enabled():  # slices of several lanes are copied
+                    parts = zip(out.split(lanes), p.split(lanes), strict=True)
+                for into, of in parts:
                     into[:, 1:] += F.linear(of[:, :-1], self.temporal[0])
                     into[:, :-1] += F.linear(of[:, 1:], self.temporal[2])
             return out, new

@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sana_wm.models import dc_ae_blocks, dc_ae_resample
+from sana_wm.models import dc_ae_resample
 from sana_wm.models.dc_ae import DCAE, DCAE_PRESETS, DCAEConfig, UpBlock, dcae_preset
 from sana_wm.models.dc_ae_blocks import ChannelRMSNorm, normed, relu_attention
 from sana_wm.models.dc_ae_resample import unshuffled_mean
+from sana_wm.nn import norm as norm_module
 from sana_wm.nn import widened
 from tests.models.dc_ae_reference import VARIANTS, close, pair, small
 
@@ -124,7 +125,7 @@ def test_a_norm_by_parts_is_the_norm_of_the_whole(dtype, channels_last, monkeypa
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     expected = norm(x).detach(), (norm(x) + plus).detach()
     for cached in (2**16, 2 * 6 * 5 * 3, 1):  # at once, three rows, one row
-        monkeypatch.setattr(dc_ae_blocks, "CACHED", cached)
+        monkeypatch.setattr(norm_module, "CACHED", cached)
         with torch.no_grad():
             made = normed(norm, x.clone()), normed(norm, x.clone(), plus)
         for one, wanted in zip(made, expected, strict=True):
@@ -149,7 +150,7 @@ class _Widest(TorchDispatchMode):
 def test_in_bfloat16_nothing_as_large_as_the_picture_is_wide(instructions, monkeypatch):
     monkeypatch.setattr(widened, "multiplies_bfloat16", lambda: instructions)
     monkeypatch.setattr(widened, "PART", 2**10)
-    monkeypatch.setattr(dc_ae_blocks, "CACHED", 2**10)
+    monkeypatch.setattr(norm_module, "CACHED", 2**10)
     layers = {"encoder_layers": (1, 1), "decoder_layers": (2, 1), "multiscales": ((), ())}
     config = DCAEConfig(latent_channels=4, widths=(16, 16), block_types=("res", "res"), head_dim=8, **layers)
     network = DCAE(config).requires_grad_(False).eval().bfloat16()
